@@ -1,0 +1,68 @@
+"""One sound file in, one mono float32 signal out, and back.
+
+Everything that a user's data can get wrong ends in a `DataError` whose message is one line: which file or field, what
+was found there, and what would be right.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+
+class DataError(ValueError):
+    """The data, or a setting about the data, cannot be used as given. The message is one line, made for the user."""
+
+
+def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, int]:
+    """Reads a sound file as one signal at a given rate.
+
+    Several channels are averaged. A file at another rate is resampled (soxr, high quality), so its length becomes about
+    `frames * sample_rate / rate of the file`.
+
+    Args:
+        path: a file that libsndfile can read (WAV of any sample format, FLAC, Ogg, ...).
+        sample_rate: Hz, wanted.
+
+    Returns:
+        (samples float32 [T] with T >= 1, number of channels the file had: tell the user when it is not 1)
+
+    Raises:
+        DataError: missing, unreadable, without a single sample, or holding NaN or infinite samples; names the file.
+    """
+    shown = display(path)
+    try:
+        # Bytes, because soundfile encodes a str strictly and a file name need not be valid UTF-8.
+        frames, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
+        reason = "no such file" if not os.path.exists(path) else (str(error).splitlines() or [type(error).__name__])[-1]
+        raise DataError(f"{shown}: cannot be read as sound ({reason.strip()})") from error
+    channels = frames.shape[1]
+    samples = frames[:, 0] if channels == 1 else frames.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(samples).all():
+        raise DataError(f"{shown}: holds NaN or infinite samples; every sample must be finite")
+    if rate != sample_rate and samples.size:
+        samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
+    if not samples.size:
+        raise DataError(f"{shown}: holds no samples; at least one is needed")
+    return np.ascontiguousarray(samples, dtype=np.float32), channels
+
+
+def write_wav(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) -> None:
+    """Writes `samples` [T] or [T, channels] as a 32-bit float WAV file, unscaled and unclipped; makes parent folders.
+
+    Raises:
+        DataError: the file cannot be written; names it.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(os.fsencode(path), np.asarray(samples, np.float32), sample_rate, format="WAV", subtype="FLOAT")
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"{display(path)}: cannot be written ({error})") from error
+
+
+def display(path: str | os.PathLike) -> str:
+    """The path as printable text: bytes of a file name that are no valid UTF-8 are shown as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

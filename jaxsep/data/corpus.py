@@ -1,0 +1,270 @@
+"""A corpus: every recording of a dataset, decoded and resampled once, in one memory-mapped array with an index.
+
+`prepare` packs a dataset, or finds the pack made before; `open_packed` opens a packed folder at once and holds no audio
+in memory; `class_table` numbers the classes of all corpora of a run.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from jaxsep.data.audio import DataError, display
+from jaxsep.data.layouts import PAPER_TRAIN_UTTERANCES, SPLITS, Row, metadata_files, read_layout
+from jaxsep.data.packing import (
+    AUDIO,
+    HEADER,
+    decode,
+    fingerprint,
+    finish_pack,
+    pack_paths,
+    publish,
+    read_header,
+    read_pack,
+    reuse,
+    say,
+    unpack_paths,
+)
+
+KIND = "corpus"
+FRAME_SECONDS = 0.1
+# A file of this name in a dataset's root says that no recording in it is real.
+SYNTHETIC_MARKER = "SYNTHETIC.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A packed corpus of R recordings.
+
+    Recording r is `audio[offsets[r] : offsets[r] + lengths[r]]`; its energies, one per 0.1 s (the last may be shorter),
+    are `energies[energy_offsets[r] : energy_offsets[r + 1]]`: the sum of squares about the mean of that 0.1 s, so that
+    a constant offset counts as silence.
+
+    Attributes:
+        name: 'speech' or 'environment'.
+        layout: as `layouts.read_layout` names it.
+        sample_rate: Hz.
+        synthetic: True if no recording is real.
+        fingerprint: hex digest of files and settings it was packed from.
+        audio: float32 [samples], memory-mapped, read-only.
+        offsets, lengths: int64 [R], samples.
+        classes: int32 [R], index into class_names.
+        splits: int8 [R], index into SPLITS.
+        paths: R file names, relative to the dataset's root.
+        class_names: sorted.
+        class_groups: one per class.
+        energies: float32 [frames of all recordings].
+        energy_offsets: int64 [R + 1].
+    """
+
+    name: str
+    layout: str
+    sample_rate: int
+    synthetic: bool
+    fingerprint: str
+    audio: np.memmap
+    offsets: np.ndarray
+    lengths: np.ndarray
+    classes: np.ndarray
+    splits: np.ndarray
+    paths: tuple[str, ...]
+    class_names: tuple[str, ...]
+    class_groups: tuple[str, ...]
+    energies: np.ndarray
+    energy_offsets: np.ndarray
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """All classes of a run, over all splits and corpora; a class id is the index into each of the three."""
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    corpora: tuple[str, ...]
+
+
+def class_table(corpora: Sequence[Corpus]) -> ClassTable:
+    """Numbers the classes: corpora in the order of their names, within a corpus as in `class_names` (sorted).
+
+    Raises:
+        DataError: two corpora of the same name.
+    """
+    ordered = sorted(corpora, key=lambda corpus: corpus.name)
+    names = [corpus.name for corpus in ordered]
+    if len(set(names)) < len(names):
+        raise DataError(f"corpora: names are {names}; they must differ")
+    return ClassTable(
+        names=tuple(name for corpus in ordered for name in corpus.class_names),
+        groups=tuple(group for corpus in ordered for group in corpus.class_groups),
+        corpora=tuple(corpus.name for corpus in ordered for _ in corpus.class_names),
+    )
+
+
+def frame_size(sample_rate: int) -> int:
+    """Samples in the 0.1 s over which energies are summed, at least 1."""
+    return max(1, round(FRAME_SECONDS * sample_rate))
+
+
+def prepare(
+    root: str | os.PathLike,
+    name: str,
+    sample_rate: int,
+    cache_dir: str | os.PathLike,
+    *,
+    synthetic: bool = False,
+    progress: bool = True,
+) -> Corpus:
+    """Packs a dataset into `cache_dir/NAME-RATE-FINGERPRINT/`, or opens the pack made from the same files before.
+
+    The dataset is never written to. Several channels are averaged (one warning line); recordings that are digital
+    silence (one constant value) throughout are left out (one line). A pack that was killed leaves nothing that could be
+    taken for finished.
+
+    Args:
+        root: a dataset in a known layout (see `layouts`), or a packed folder, which is opened as it is.
+        name: 'speech' or 'environment'.
+        sample_rate: Hz.
+        cache_dir: where packs lie; made if missing.
+        synthetic: label the corpus synthetic even if its root carries no marker.
+        progress: show a progress bar with the time left, where standard error is a terminal.
+
+    Raises:
+        DataError: unknown layout, missing or empty root, files that cannot be used (all are listed), no sound at all,
+            a packed folder of another name or rate, a cache that cannot be written.
+    """
+    root, field = Path(root), f"data.{name}_root"
+    check_sample_rate(sample_rate)
+    if (root / HEADER).is_file():
+        return _open_as(root, name, sample_rate, field)
+    layout, rows = read_layout(root, name, sample_rate=sample_rate)
+    if layout == "wsj0-2mix":
+        count = sum(row.split == "train" for row in rows)
+        say(f"{name}: {count:,} training utterances in WSJ0-2mix (the paper: {PAPER_TRAIN_UTTERANCES:,})")
+    synthetic = synthetic or (root / SYNTHETIC_MARKER).is_file()
+    header = {"kind": KIND, "name": name, "layout": layout, "sample_rate": sample_rate, "synthetic": synthetic}
+    facts = header | {"rows": [(row.class_name, row.group, row.split) for row in rows]}
+    digest = fingerprint(root, [row.path for row in rows], metadata_files(root, layout), facts)
+    target = Path(cache_dir) / f"{name}-{sample_rate}-{digest[:12]}"
+    if (found := reuse(target, open_packed)) is not None:
+        return found
+    with publish(target) as folder, open(folder / AUDIO, "wb") as audio:
+        _pack(root, rows, header | {"fingerprint": digest}, folder, audio, progress=progress)
+    return open_packed(target)
+
+
+def open_packed(folder: str | os.PathLike) -> Corpus:
+    """Opens a packed folder at once; audio stays on disk and is paged in as it is used.
+
+    Raises:
+        DataError: not a packed corpus, of another format version, damaged or truncated; names the file.
+    """
+    folder = Path(folder)
+    header, arrays, audio = read_pack(folder, KIND)
+    try:
+        corpus = Corpus(
+            name=str(header["name"]),
+            layout=str(header["layout"]),
+            sample_rate=int(header["sample_rate"]),
+            synthetic=bool(header["synthetic"]),
+            fingerprint=str(header["fingerprint"]),
+            audio=audio,
+            offsets=arrays["offsets"].astype(np.int64),
+            lengths=arrays["lengths"].astype(np.int64),
+            classes=arrays["classes"].astype(np.int32),
+            splits=arrays["splits"].astype(np.int8),
+            paths=unpack_paths(arrays["paths"]),
+            class_names=tuple(map(str, header["class_names"])),
+            class_groups=tuple(map(str, header["class_groups"])),
+            energies=arrays["energies"].astype(np.float32),
+            energy_offsets=arrays["energy_offsets"].astype(np.int64),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{display(folder)}: its index is damaged ({error!r}); pack the corpus again") from error
+    _check(corpus, folder)
+    return corpus
+
+
+def check_sample_rate(sample_rate: int) -> None:
+    """DataError unless the rate is a positive integer (Hz)."""
+    if not isinstance(sample_rate, int) or sample_rate < 1:
+        raise DataError(f"data.sample_rate: is {sample_rate!r}; must be a positive integer (Hz)")
+
+
+def _open_as(folder: Path, name: str, sample_rate: int, field: str) -> Corpus:
+    kind = read_header(folder).get("kind")
+    if kind != KIND:
+        raise DataError(f"{field}: {display(folder)} holds a packed {kind!r}; must be a packed {KIND!r} or a dataset")
+    corpus = open_packed(folder)
+    if corpus.name != name:
+        raise DataError(f"{field}: {display(folder)} is packed as {corpus.name!r}; must be packed as {name!r}")
+    if corpus.sample_rate != sample_rate:
+        rates = f"is packed at {corpus.sample_rate} Hz; data.sample_rate is {sample_rate}"
+        raise DataError(f"{field}: {display(folder)} {rates}")
+    return corpus
+
+
+def _pack(root: Path, rows: list[Row], header: dict, folder: Path, audio: IO[bytes], *, progress: bool) -> None:
+    name = header["name"]
+    kept: list[Row] = []
+    offsets, energies = [0], []
+    items = [(row.path,) for row in rows]
+    for position, (samples,) in decode(root, items, header["sample_rate"], title=f"packing {name}", progress=progress):
+        if samples.min() == samples.max():
+            continue
+        audio.write(samples.astype("<f4", copy=False).tobytes())
+        kept.append(rows[position])
+        offsets.append(offsets[-1] + samples.size)
+        energies.append(frame_energies(samples, header["sample_rate"]))
+    if len(kept) < len(rows):
+        say(f"packing {name}: {len(rows) - len(kept)} of {len(rows)} recordings are digital silence and left out")
+    if not kept:
+        raise DataError(f"data.{name}_root: {display(root)} holds nothing but silence; at least one sound is needed")
+    groups = {row.class_name: row.group for row in kept}
+    class_names = sorted(groups)
+    ids = {class_name: index for index, class_name in enumerate(class_names)}
+    arrays: dict[str, np.ndarray] = {
+        "offsets": np.array(offsets[:-1], np.int64),
+        "lengths": np.diff(np.array(offsets, np.int64)),
+        "classes": np.array([ids[row.class_name] for row in kept], np.int32),
+        "splits": np.array([SPLITS.index(row.split) for row in kept], np.int8),
+        "paths": pack_paths([row.path for row in kept]),
+        "energies": np.concatenate(energies),
+        "energy_offsets": np.cumsum([0, *(frames.size for frames in energies)], dtype=np.int64),
+    }
+    names = {"class_names": class_names, "class_groups": [groups[class_name] for class_name in class_names]}
+    finish_pack(folder, audio, header | names, arrays)
+
+
+def frame_energies(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Sum of squares about the mean of each 0.1 s of `samples` [T]: float32 [ceil(T / frame_size)], never negative."""
+    starts = np.arange(0, samples.size, frame_size(sample_rate))
+    exact = samples.astype(np.float64)
+    counts = np.diff(np.append(starts, samples.size))
+    energies = np.add.reduceat(exact * exact, starts) - np.add.reduceat(exact, starts) ** 2 / counts
+    return np.maximum(energies, 0.0).astype(np.float32)
+
+
+def _check(corpus: Corpus, folder: Path) -> None:
+    """An index that points outside of its arrays must be found on opening, not as an IndexError hours later."""
+    number = corpus.offsets.size
+    sound = (
+        number > 0
+        and all(a.shape == (number,) for a in (corpus.offsets, corpus.lengths, corpus.classes, corpus.splits))
+        and len(corpus.paths) == number
+        and len(corpus.class_groups) == len(corpus.class_names)
+        and corpus.energy_offsets.shape == (number + 1,)
+        and corpus.energy_offsets[0] == 0
+        and corpus.energy_offsets[-1] == corpus.energies.size
+        and bool((np.diff(corpus.energy_offsets) == -(-corpus.lengths // frame_size(corpus.sample_rate))).all())
+        and bool((corpus.lengths > 0).all())
+        and corpus.offsets[0] == 0
+        and bool((np.diff(corpus.offsets) == corpus.lengths[:-1]).all())
+        and corpus.offsets[-1] + corpus.lengths[-1] == corpus.audio.size
+        and 0 <= corpus.classes.min() <= corpus.classes.max() < len(corpus.class_names)
+        and 0 <= corpus.splits.min() <= corpus.splits.max() < len(SPLITS)
+    )
+    if not sound:
+        raise DataError(f"{display(folder)}: its index does not fit its audio; pack the corpus again")

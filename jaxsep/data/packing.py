@@ -1,0 +1,243 @@
+"""Packed folders: decoded audio in one memory-mapped file beside a small index. Shared by `corpus` and `premixed`.
+
+A packed folder holds
+
+    audio.f32     all samples, float32, little-endian, one recording after another
+    index.npz     plain arrays (no pickle): where each recording lies and what it is
+    corpus.json   kind, format version, fingerprint, sample rate, class names; read first
+
+It is written under a temporary name, flushed to disk and renamed, so that a folder with its final name is complete.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import tqdm
+
+from jaxsep.data.audio import DataError, display, read_audio
+
+FORMAT_VERSION = 1
+HEADER, INDEX, AUDIO = "corpus.json", "index.npz", "audio.f32"
+MAX_LISTED = 10
+# A pack writes all the time; one that has not for an hour was killed, and its folder may go.
+STALE_SECONDS = 3600.0
+Opened = TypeVar("Opened")
+
+
+def reuse(target: Path, opener: Callable[[Path], Opened]) -> Opened | None:
+    """The pack at `target` if there is a sound one, else None; a damaged one is removed, with one line."""
+    if not target.is_dir():
+        return None
+    try:
+        return opener(target)
+    except DataError as error:
+        say(f"warning: {error}; packing again")
+        shutil.rmtree(target, ignore_errors=True)
+        return None
+
+
+def fingerprint(root: Path, paths: Iterable[str], metadata: Iterable[Path], facts: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of everything a pack depends on.
+
+    Relative path, size and modification time (ns) of each file, contents of the metadata files, `facts` (JSON values:
+    rate, layout, classes, splits, ...) and the format version. Recordings are not read: 200,000 take seconds.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, dict(facts)], sort_keys=True).encode())
+    for path in paths:
+        try:
+            status = os.stat(root / path)
+            size, modified = status.st_size, status.st_mtime_ns
+        except OSError:
+            size = modified = -1  # reported with its reason when it is decoded
+        digest.update(os.fsencode(path) + f"\0{size}\0{modified}\0".encode())
+    for file in metadata:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def decode(
+    root: Path, items: Sequence[tuple[str, ...]], sample_rate: int, *, title: str, progress: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decodes items, each of R files that belong together, in order.
+
+    Yields:
+        (position in `items`, samples float32 [R, T])
+
+    Raises:
+        DataError: after the last item, listing all files that could not be used: unreadable, or of another length than
+            the other files of their item.
+    """
+    bad: list[str] = []
+    stereo: list[tuple[str, int]] = []
+    for position in tqdm.trange(len(items), desc=title, unit="file", disable=None if progress else True):
+        signals = []
+        for path in items[position]:
+            try:
+                samples, channels = read_audio(root / path, sample_rate)
+            except DataError as error:
+                bad.append(str(error))
+                continue
+            signals.append(samples)
+            if channels > 1:
+                stereo.append((path, channels))
+        if len(signals) < len(items[position]):
+            continue
+        if len({samples.size for samples in signals}) > 1:
+            lengths = ", ".join(str(samples.size) for samples in signals)
+            shown = display(root / items[position][0])
+            bad.append(f"{shown}: its roles have {lengths} samples; they must be equally long")
+            continue
+        yield position, np.stack(signals)
+    if stereo:
+        path, channels = stereo[0]
+        say(f"warning: {title}: {len(stereo)} files have several channels, averaged (as {display(path)}: {channels})")
+    if bad:
+        rest = f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
+        raise DataError(f"{title}: {len(bad)} files cannot be used: " + "; ".join(bad[:MAX_LISTED]) + rest)
+
+
+@contextmanager
+def publish(target: Path, *, complete: str = HEADER) -> Iterator[Path]:
+    """Gives a temporary folder that becomes `target` when the block ends without an error, and vanishes otherwise.
+
+    If another process has made `target` in the meantime (it holds the file `complete`), its work is kept: equal names
+    mean equal contents.
+
+    Raises:
+        DataError: the folder cannot be made or written (no space, no permission); names it.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target)
+        temporary = _temporary_name(target)
+        temporary.mkdir()
+        try:
+            yield temporary
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                if not (target / complete).is_file():
+                    raise
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"{display(target)}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Opens a file that takes the name `path`, replacing what is there, only when the block ends without an error."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_name(final)
+    try:
+        with open(temporary, mode) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def finish_pack(folder: Path, audio: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes index and header of a pack whose audio has been written to the stream `audio`, and flushes all three."""
+    audio.flush()
+    os.fsync(audio.fileno())
+    stamped = {"version": FORMAT_VERSION, "num_samples": audio.tell() // 4, **header}
+    with atomic_file(folder / INDEX) as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
+    with atomic_file(folder / HEADER, "w") as stream:
+        json.dump(stamped, stream, indent=1)
+    _sync(folder)
+
+
+def read_pack(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray], np.memmap]:
+    """Opens a packed folder without reading its audio.
+
+    Returns:
+        (header, arrays of the index, audio as a read-only memory map float32 [num_samples])
+
+    Raises:
+        DataError: not a packed folder, of another kind or format version, damaged or truncated; names the file.
+    """
+    header = read_header(folder)
+    if header.get("kind") != kind:
+        raise DataError(f"{display(folder)}: holds a packed {header.get('kind')!r}; must be {kind!r}")
+    if header.get("version") != FORMAT_VERSION:
+        version = header.get("version")
+        raise DataError(f"{display(folder)}: has format version {version!r}; must be {FORMAT_VERSION}: pack it again")
+    try:
+        arrays = read_arrays(folder / INDEX)
+    except Exception as error:  # damaged bytes make zipfile and NumPy raise errors of a dozen kinds
+        raise DataError(f"{display(folder / INDEX)}: is damaged ({error}); pack the corpus again") from error
+    expected = header.get("num_samples")
+    size = (folder / AUDIO).stat().st_size if (folder / AUDIO).is_file() else 0
+    if not isinstance(expected, int) or expected < 1 or size != 4 * expected:
+        raise DataError(f"{display(folder / AUDIO)}: has {size} bytes; must be 4 × {expected}: pack the corpus again")
+    return header, arrays, np.memmap(folder / AUDIO, dtype="<f4", mode="r")
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The contents of a packed folder's corpus.json; DataError where there is none that can be read."""
+    try:
+        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{display(folder / HEADER)}: cannot be read ({error}); pack the corpus again") from error
+    if not isinstance(header, dict):
+        raise DataError(f"{display(folder / HEADER)}: is no JSON object; pack the corpus again")
+    return header
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; never unpickles. Raises whatever zipfile and NumPy raise for a damaged one."""
+    # Opened here, because np.load leaves a damaged file open.
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def pack_paths(paths: Sequence[str]) -> np.ndarray:
+    """File names as one array of bytes, separated by NUL: exact for any name a file system allows."""
+    return np.frombuffer(b"\0".join(os.fsencode(path) for path in paths), np.uint8)
+
+
+def unpack_paths(packed: np.ndarray) -> tuple[str, ...]:
+    """The inverse of `pack_paths`."""
+    return tuple(os.fsdecode(path) for path in packed.tobytes().split(b"\0"))
+
+
+def say(line: str) -> None:
+    """One line for the person at the screen; standard error, where the progress bar is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _temporary_name(final: Path) -> Path:
+    # Not from tempfile, whose files only their owner may read: a lab shares its packs as its umask says.
+    return final.parent / f".{final.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _remove_stale(target: Path) -> None:
+    for folder in target.parent.glob(f".{target.name}.tmp-*"):
+        newest = max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0.0)
+        if time.time() - newest > STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,201 @@
+"""Premixed sets as they are: WSJ0-2mix, WHAM!, Libri2Mix, and others of their form.
+
+One folder per role (mix, mix_clean or mix_both; s1, s2, ...; noise) with the same file names in each, inside split folders:
+
+    ROOT/{tr|train|train-100|train-360, cv|val|dev, tt|test}/{mix,s1,s2}/NAME.wav
+
+ROOT may also be a level above, as published (the folder that holds 2speakers/wav8k/min, wav8k/min, ...). A set is packed once
+like a corpus; its pool goes through the same `mixing.draw` and `mixing.render`, in recipes of the same form.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from jaxsep.data.audio import DataError, display
+from jaxsep.data.corpus import ClassTable, check_sample_rate
+from jaxsep.data.layouts import SPLITS, check_root
+from jaxsep.data.mixing import power_ratio, remove_mean
+from jaxsep.data.packing import (
+    AUDIO,
+    HEADER,
+    decode,
+    fingerprint,
+    finish_pack,
+    pack_paths,
+    publish,
+    read_pack,
+    reuse,
+    unpack_paths,
+)
+from jaxsep.data.premixed_layout import FIELD, KNOWN, classes_of, find_roles, read_items, split_folders
+
+KIND = "premixed"
+
+
+@dataclass(frozen=True, eq=False)
+class Premixed:
+    """A packed premixed set of M mixtures, each of R = 1 + N roles.
+
+    The roles of mixture m, mixture first, are
+    `audio[offsets[m] : offsets[m] + R * lengths[m]].reshape(R, lengths[m])`.
+
+    Attributes:
+        layout: the folders it was read from, like 'tr, cv, tt'.
+        sample_rate: Hz.
+        fingerprint: hex digest of files and settings it was packed from.
+        roles: R folder names, the mixture's first.
+        audio: float32, memory-mapped, read-only.
+        offsets, lengths: int64 [M], samples.
+        classes: int32 [M,N], index into class_names.
+        splits: int8 [M], index into SPLITS.
+        snr: float32 [M], dB: power of source 0 to source 1; 0 where one is silent or there is one source.
+        paths: M files of the mixture role, relative to the root.
+        class_names, class_groups: speakers ('speech'), 'noise' ('noise'), or role names ('premixed').
+    """
+
+    layout: str
+    sample_rate: int
+    fingerprint: str
+    roles: tuple[str, ...]
+    audio: np.memmap
+    offsets: np.ndarray
+    lengths: np.ndarray
+    classes: np.ndarray
+    splits: np.ndarray
+    snr: np.ndarray
+    paths: tuple[str, ...]
+    class_names: tuple[str, ...]
+    class_groups: tuple[str, ...]
+    name: str = KIND
+    synthetic: bool = False
+
+
+def prepare_premixed(
+    root: str | os.PathLike,
+    sample_rate: int,
+    cache_dir: str | os.PathLike,
+    *,
+    roles: Sequence[str] = (),
+    progress: bool = True,
+) -> Premixed:
+    """Packs a premixed set into `cache_dir/premixed-RATE-FINGERPRINT/`, or opens the pack made from the same files before.
+
+    Args:
+        root: the set's folder (see the top of this file), or a packed folder, which is opened as it is.
+        sample_rate: Hz.
+        cache_dir: where packs lie; made if missing.
+        roles: folder names, the mixture's first, then the sources' in their order; () for mix, else mix_clean, else
+            mix_both, and all of s1, s2, ... that exist.
+        progress: show a progress bar with the time left, where standard error is a terminal.
+
+    Raises:
+        DataError: unknown layout, missing roles, files missing in a role, of unequal lengths or unreadable (all listed).
+    """
+    root = Path(root)
+    check_sample_rate(sample_rate)
+    if (root / HEADER).is_file():
+        premixed = open_premixed(root)
+        if premixed.sample_rate != sample_rate or (roles and tuple(roles) != premixed.roles):
+            found = f"{premixed.sample_rate} Hz with the roles {', '.join(premixed.roles)}"
+            raise DataError(f"{FIELD}: {display(root)} is packed at {found}; asked for {sample_rate} Hz, {list(roles)}")
+        return premixed
+    check_root(root, FIELD, KNOWN)
+    folders = split_folders(root, sample_rate)
+    chosen = tuple(roles) or find_roles(folders[0][1])
+    items, splits = read_items(root, folders, chosen)
+    layout = ", ".join(folder.name for _, folder in folders)
+    facts = {"name": KIND, "layout": layout, "rate": sample_rate, "roles": chosen, "splits": splits}
+    digest = fingerprint(root, [path for item in items for path in item], (), facts)
+    target = Path(cache_dir) / f"{KIND}-{sample_rate}-{digest[:12]}"
+    if (known := reuse(target, open_premixed)) is not None:
+        return known
+    header = {
+        "kind": KIND,
+        "name": KIND,
+        "layout": layout,
+        "sample_rate": sample_rate,
+        "synthetic": False,
+        "fingerprint": digest,
+        "roles": chosen,
+    }
+    with publish(target) as folder, open(folder / AUDIO, "wb") as audio:
+        _pack(root, items, splits, header, folder, audio, progress=progress)
+    return open_premixed(target)
+
+
+def open_premixed(folder: str | os.PathLike) -> Premixed:
+    """Opens a packed premixed set at once; audio stays on disk.
+
+    Raises:
+        DataError: not a packed premixed set, of another format version, damaged or truncated; names the file.
+    """
+    folder = Path(folder)
+    header, arrays, audio = read_pack(folder, KIND)
+    try:
+        premixed = Premixed(
+            layout=str(header["layout"]),
+            sample_rate=int(header["sample_rate"]),
+            fingerprint=str(header["fingerprint"]),
+            roles=tuple(map(str, header["roles"])),
+            audio=audio,
+            offsets=arrays["offsets"].astype(np.int64),
+            lengths=arrays["lengths"].astype(np.int64),
+            classes=arrays["classes"].astype(np.int32),
+            splits=arrays["splits"].astype(np.int8),
+            snr=arrays["snr"].astype(np.float32),
+            paths=unpack_paths(arrays["paths"]),
+            class_names=tuple(map(str, header["class_names"])),
+            class_groups=tuple(map(str, header["class_groups"])),
+        )
+        ends = premixed.offsets + len(premixed.roles) * premixed.lengths
+        if premixed.offsets.min() < 0 or premixed.lengths.min() < 1 or ends.max() != audio.size:
+            raise ValueError("offsets and lengths do not fit the audio")
+        shapes = (premixed.offsets.shape, premixed.splits.shape, premixed.snr.shape, premixed.classes.shape[:1])
+        if set(shapes) != {(len(premixed.paths),)} or premixed.classes.shape[1] != len(premixed.roles) - 1:
+            raise ValueError("the arrays have different lengths")
+        if not 0 <= premixed.classes.min() <= premixed.classes.max() < len(premixed.class_names):
+            raise ValueError("a class has no name")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{display(folder)}: its index is damaged ({error}); pack it again") from error
+    return premixed
+
+
+def premixed_table(premixed: Premixed) -> ClassTable:
+    """The classes of a premixed set; `corpora` are its groups: 'speech', 'noise' or 'premixed'."""
+    return ClassTable(premixed.class_names, premixed.class_groups, premixed.class_groups)
+
+
+def _pack(
+    root: Path,
+    items: list[tuple[str, ...]],
+    splits: list[str],
+    header: dict,
+    folder: Path,
+    audio: IO[bytes],
+    *,
+    progress: bool,
+) -> None:
+    lengths, ratios = [], []
+    for _, signals in decode(root, items, header["sample_rate"], title="packing premixed", progress=progress):
+        audio.write(signals.astype("<f4", copy=False).tobytes())
+        lengths.append(signals.shape[1])
+        ratios.append(power_ratio(remove_mean(signals[1:])))
+    found = [classes_of(Path(item[0]).stem, header["roles"][1:]) for item in items]
+    known = sorted({pair for row in found for pair in row})
+    ids = {pair: index for index, pair in enumerate(known)}
+    sizes = len(header["roles"]) * np.array(lengths, np.int64)
+    arrays: dict[str, np.ndarray] = {
+        "offsets": np.cumsum(sizes) - sizes,
+        "lengths": np.array(lengths, np.int64),
+        "classes": np.array([[ids[pair] for pair in row] for row in found], np.int32),
+        "splits": np.array([SPLITS.index(split) for split in splits], np.int8),
+        "snr": np.array(ratios, np.float32),
+        "paths": pack_paths([item[0] for item in items]),
+    }
+    names = {"class_names": [name for name, _ in known], "class_groups": [group for _, group in known]}
+    finish_pack(folder, audio, header | names, arrays)
