@@ -1,0 +1,108 @@
+"""Distributions of scores: what summary.json holds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxsep.evaluation.evaluate import Rows
+
+QUANTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)  # per cent, as in the paper's Table 1
+
+Summary = dict[str, Any]
+
+
+def summarise(values: np.ndarray) -> Summary:
+    """Mean, population standard deviation, count and linear quantiles of values [n] (dB).
+
+    Returns:
+      {"mean", "std", "n", "quantiles": {"1": …, "99": …}}; for no values n is 0 and the rest None.
+
+    >>> summarise(np.array([1.0, 3.0]))["quantiles"]["25"]
+    1.5
+    """
+    values = np.asarray(values, np.float64)
+    if values.size == 0:
+        return {"mean": None, "std": None, "n": 0, "quantiles": {str(q): None for q in QUANTILES}}
+    quantiles = np.percentile(values, QUANTILES)
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "n": int(values.size),
+        "quantiles": {str(q): float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
+    }
+
+
+def summarise_rows(rows: Rows, names: Sequence[str], corpora: Sequence[str]) -> dict[str, Summary]:
+    """SI-SDRi over all rows, per corpus and per class; mixtures with a single active source are left out.
+
+    Args:
+      rows: see `jaxsep.evaluation.evaluate.evaluate`.
+      names: [classes] class names by class id.
+      corpora: [classes] the corpus of each class.
+
+    Returns:
+      {"combined": …, "speech": …, "environment": …, "class:NAME": …}, those that occur; see `summarise`.
+    """
+    among_others = rows["num_active"] > 1
+    class_ids, scores = rows["class_id"][among_others], rows["si_sdri"][among_others]
+    corpus_of = np.array(corpora)[class_ids] if class_ids.size else np.array([], dtype=str)
+    summaries = {"combined": summarise(scores)}
+    for corpus in sorted(set(corpora)):
+        if np.any(corpus_of == corpus):
+            summaries[corpus] = summarise(scores[corpus_of == corpus])
+    for class_id in np.unique(class_ids):
+        summaries[f"class:{names[class_id]}"] = summarise(scores[class_ids == class_id])
+    return summaries
+
+
+def summarise_alone(rows: Rows) -> Summary:
+    """SI-SDR of the sources that are alone in their mixture; SI-SDRi would mean nothing there. See `summarise`."""
+    return summarise(rows["si_sdr"][rows["num_active"] == 1])
+
+
+def average(summaries: Sequence[dict[str, Summary]]) -> dict[str, Summary]:
+    """The mean of each statistic over several evaluations of one test set, as the paper averages its last epochs.
+
+    Args:
+      summaries: at least one, as `summarise_rows` gives them; keys that not all of them hold are left out.
+
+    Returns:
+      The same form with "epochs": their number. "n" is that of one evaluation.
+    """
+    common = [key for key in summaries[0] if all(key in other for other in summaries)]
+
+    def mean(values: list[float]) -> float:
+        return float(np.mean(values))
+
+    return {
+        key: {
+            "mean": mean([s[key]["mean"] for s in summaries]),
+            "std": mean([s[key]["std"] for s in summaries]),
+            "n": summaries[0][key]["n"],
+            "quantiles": {str(q): mean([s[key]["quantiles"][str(q)] for s in summaries]) for q in QUANTILES},
+            "epochs": len(summaries),
+        }
+        for key in common
+    }
+
+
+def metric(summaries: dict[str, Summary], name: str) -> float:
+    """One number of a summary to choose checkpoints by (dB, higher is better).
+
+    Args:
+      name: 'mean'; a quantile of the combined scores, 'q01', 'q05', … 'q99'; a corpus; or a class name.
+
+    Raises:
+      KeyError: the name stands for nothing in the summary.
+    """
+    if name == "mean":
+        return summaries["combined"]["mean"]
+    if name in quantile_names():
+        return summaries["combined"]["quantiles"][str(int(name[1:]))]
+    return summaries[name if name in summaries else f"class:{name}"]["mean"]
+
+
+def quantile_names() -> list[str]:
+    """'q01', 'q05', … 'q99'."""
+    return [f"q{q:02d}" for q in QUANTILES]

@@ -1,0 +1,154 @@
+"""Layers and the block shared by the two networks of the family, as Flax modules over `ops`.
+
+Initial values are those of the authors' PyTorch code: uniform in ±1/√(fan in) for kernels and biases of convolutions
+(PyTorch's default, Kaiming uniform with a = √5), PReLU slopes 0.25, norm scales 1 and biases 0.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from jaxsep.models import ops
+
+Initializer = Callable[..., Array]
+
+
+def uniform(bound: float) -> Initializer:
+    """Initial values uniform in [−bound, bound)."""
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
+
+    return init
+
+
+def fan_in_uniform(fan_in: int) -> Initializer:
+    """Uniform in ±1/√fan_in: what PyTorch draws for the kernel and the bias of a convolution."""
+    return uniform(1 / math.sqrt(fan_in))
+
+
+class Affine(nn.Module):
+    """The parameters of a 1×1 convolution from inputs channels, not applied: (kernel [inputs,features], bias
+    [features])."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, inputs: int) -> tuple[Array, Array]:
+        init = fan_in_uniform(inputs)
+        return self.param("kernel", init, (inputs, self.features)), self.param("bias", init, (self.features,))
+
+
+class Pointwise(nn.Module):
+    """1×1 convolution, [B,F,Ci] → [B,F,features]. Parameters: kernel [Ci,features], bias [features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = fan_in_uniform(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        return ops.pointwise(x, kernel, self.param("bias", init, (self.features,)))
+
+
+class Depthwise(nn.Module):
+    """Depthwise convolution, five taps, [B,F,C] → [B,⌈F/stride⌉,C]. Parameters: kernel [5,C], bias [C]."""
+
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = fan_in_uniform(ops.KERNEL)
+        kernel = self.param("kernel", init, (ops.KERNEL, x.shape[-1]))
+        return ops.depthwise_conv(x, kernel, self.param("bias", init, (x.shape[-1],)), self.stride)
+
+
+class GlobalNorm(nn.Module):
+    """Norm over time and channels of each example, [B,F,C] → [B,F,C]. Parameters: scale [C], bias [C]."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels)
+        return ops.global_norm(x, scale, self.param("bias", nn.initializers.zeros, channels))
+
+
+class PReLU(nn.Module):
+    """PReLU, [B,F,C] → [B,F,C]. Parameter: slope, [C] where per_channel, else [1]."""
+
+    per_channel: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = x.shape[-1:] if self.per_channel else (1,)
+        return ops.prelu(x, self.param("slope", nn.initializers.constant(0.25), shape))
+
+
+class NormPReLU(nn.Module):
+    """GlobalNorm, then PReLU. Parameters: scale [C], bias [C], slope [C] where per_channel, else [1]."""
+
+    per_channel: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        slope = self.param("slope", nn.initializers.constant(0.25), channels if self.per_channel else (1,))
+        return ops.norm_prelu(x, scale, bias, slope)
+
+
+class UBlock(nn.Module):
+    """U-shaped block of Sudo rm -rf, [B,F,out_channels] → [B,F,out_channels]; F a multiple of 2^(upsampling_depth −
+    1).
+
+    Expansion to in_channels by a 1×1 convolution, norm and PReLU; upsampling_depth depthwise convolutions, each
+    followed by a norm, the first at full resolution and each other one at half of the last; the results are added up
+    from the coarsest to the finest, doubled in length by repetition; norm, PReLU and a 1×1 convolution back to
+    out_channels.
+
+    original: PReLU slopes per channel; the last convolution is normed, the input added, and norm and PReLU close the
+    block. Otherwise (the improved network): one slope per PReLU; the input is added, and nothing follows.
+    """
+
+    out_channels: int
+    in_channels: int
+    upsampling_depth: int
+    original: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        expanded = Pointwise(self.in_channels, name="expand")(x)
+        level = NormPReLU(self.original, name="expand_norm")(expanded)
+        levels = []
+        for depth in range(self.upsampling_depth):
+            level = Depthwise(1 if depth == 0 else 2, name=f"depthwise_{depth}")(level)
+            level = GlobalNorm(name=f"depthwise_norm_{depth}")(level)
+            levels.append(level)
+        merged = levels.pop()
+        while levels:
+            merged = levels.pop() + ops.upsample(merged)
+        merged = NormPReLU(self.original, name="merge_norm")(merged)
+        projected = Pointwise(self.out_channels, name="project")(merged)
+        if not self.original:
+            return projected + x
+        projected = GlobalNorm(name="project_norm")(projected)
+        return NormPReLU(self.original, name="output_norm")(projected + x)
+
+
+def padded_length(samples: int, quantum: int, enc_kernel_size: int, upsampling_depth: int) -> int:
+    """Samples after zero padding: the next multiple of quantum (itself one of S = enc_kernel_size // 2), then on to
+    the next multiple of S at which the frames are a multiple of 2^(upsampling_depth − 1), so that every halving in a
+    block is exact.
+    """
+    hop = enc_kernel_size // 2
+    step = 2 ** (upsampling_depth - 1)
+    extra = 1 - enc_kernel_size % 2  # an even kernel gives one frame more than there are hops
+    hops = -(-samples // quantum) * quantum // hop
+    frames = -(-(hops + extra) // step) * step
+    return (frames - extra) * hop

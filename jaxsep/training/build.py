@@ -1,0 +1,123 @@
+"""From a configuration to the parts of an experiment: everything that can be checked before anything is compiled."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxsep import models, settings
+from jaxsep.inference.bundle import check_params, load_bundle
+from jaxsep.models import torch_import
+from jaxsep.objective import weighting as weightings
+from jaxsep.settings import SettingsError
+from jaxsep.training.sets import Sets, open_sets
+from jaxsep.training.state import init_params, make_schedule
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration is made into. fields: the model's; schedule: step -> learning rate."""
+
+    config: ConfigDict
+    sets: Sets
+    module: Any
+    fields: dict[str, Any]
+    weighting: Callable[..., Any]
+    schedule: Callable[[int], Any]
+    steps_per_epoch: int
+
+
+def build(config: ConfigDict) -> Parts:
+    """Settings, data, network and weighting of an experiment.
+
+    Raises:
+      SettingsError, DataError: what is wrong, with the field's or file's name.
+    """
+    settings.validate(config)
+    module, fields = build_module(config)
+    sets = build_sets(config)
+    table, train = sets.table, config.train
+    legal = settings.best_metric_names([table.names[i] for i in sets.classes("val")], table.corpora)
+    if train.best_metric not in legal:
+        shown = ", ".join(legal[:14])
+        raise SettingsError(
+            f"train.best_metric is {train.best_metric!r}, it must be one of {shown}, or another class of val"
+        )
+    steps = train.mixtures_per_epoch // train.batch_size
+    schedule = make_schedule(
+        train.schedule,
+        train.learning_rate,
+        steps_per_epoch=steps,
+        num_epochs=train.num_epochs,
+        every=train.schedule_every,
+        divisor=train.schedule_divisor,
+        warmup=train.warmup_epochs,
+    )
+    return Parts(config, sets, module, fields, build_weighting(config, sets), schedule, steps)
+
+
+def build_module(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
+    """The network and its fields."""
+    fields = {name: value for name, value in config.model.items() if name != "family"}
+    try:
+        return models.create(config.model.family, **fields), fields
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def build_sets(config: ConfigDict) -> Sets:
+    """The mixtures, checked against the model's number of sources."""
+    data = config.data.to_dict()
+    data["cache_dir"] = Path(data["cache_dir"] or os.environ.get("JAXSEP_CACHE") or Path.home() / ".cache" / "jaxsep")
+    sets = open_sets(**data, pad_seconds=config.evaluation.pad_seconds)
+    if sets.num_sources != config.model.num_sources:
+        raise SettingsError(
+            f"model.num_sources is {config.model.num_sources}, the mixtures have {sets.num_sources} sources"
+        )
+    return sets
+
+
+def build_weighting(config: ConfigDict, sets: Sets) -> Callable[..., Any]:
+    """The weighting that config.weighting names."""
+    chosen = config.weighting
+    if chosen.name == "robust":
+        return weightings.robust(chosen.alpha)
+    if chosen.name == "curriculum":
+        start, slope = chosen.beta
+        return weightings.curriculum(weightings.paper_beta(config.train.num_epochs, start=start, slope=slope))
+    if chosen.name == "class_bias":
+        table = sets.table
+        gamma = settings.gamma_vector(chosen.gamma.to_dict(), table.names, table.groups, table.corpora)
+        if chosen.granularity == "example" and sets.same_in_every_mixture(gamma):
+            raise SettingsError(
+                "weighting.granularity is 'example', but by data.slots every mixture holds the same classes as far as "
+                "weighting.gamma tells them apart, so that all weights would be equal; it must be 'source'"
+            )
+        return weightings.class_bias(gamma)
+    return weightings.uniform()
+
+
+def initial_params(parts: Parts) -> Any:
+    """Fresh parameters from config.seed, or those of train.init_from.
+
+    Raises:
+      SettingsError: train.init_from cannot be read, or its parameters are not the network's.
+    """
+    config, origin = parts.config, parts.config.train.init_from
+    if not origin:
+        return init_params(parts.module, parts.sets.num_samples, config.seed)
+    try:
+        if origin.endswith((".pt", ".pth")):
+            _, params = torch_import.from_file(origin)
+        else:
+            _, params, _ = load_bundle(origin, trust=config.model.family)
+        expected = jax.eval_shape(parts.module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+        check_params(params, expected, origin)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"train.init_from: {error}") from error
+    return params

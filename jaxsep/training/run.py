@@ -1,0 +1,260 @@
+"""A training run in its folder: epochs, validation, checkpoints, interruption."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxsep.evaluation.evaluate import Rows, evaluate, make_eval_step
+from jaxsep.evaluation.statistics import metric, summarise_rows
+from jaxsep.training.build import Parts, initial_params
+from jaxsep.training.checkpoint import Checkpoints
+from jaxsep.training.journal import Journal, Window
+from jaxsep.training.sets import Sets
+from jaxsep.training.state import create_state, make_optimizer
+from jaxsep.training.step import make_train_step, separation_loss_fn
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived; exit_status is what a shell expects of a program that it ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_status = 128 + number
+
+
+class Stop:
+    """Remembers SIGINT or SIGTERM, to be answered between two steps; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _remember(self, number: int, frame: Any) -> None:
+        self.number = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def check(self) -> None:
+        """Raise Interrupted where a signal has arrived."""
+        if self.number:
+            raise Interrupted(self.number)
+
+    def close(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Progress:
+    """Where a run stands, as JSON data in every checkpoint.
+
+    epoch, step: the next batch, step within the epoch. best, best_epoch: the best validation so far (index from 0, -1: none).
+    seconds: of training. pending: metrics since the last record. tests: epoch -> summaries of the test set after it.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: float | None = None
+    best_epoch: int = -1
+    seconds: float = 0.0
+    pending: list[dict[str, float]] = field(default_factory=list)
+    tests: dict[str, Any] = field(default_factory=dict)
+
+
+def score(
+    sets: Sets, eval_step: Callable[..., Any], params: Any, split: str, batch_size: int, stop: Stop
+) -> tuple[Rows, dict[str, Any]]:
+    """Rows and summaries of all of 'val' or 'test'; answers signals between batches."""
+
+    def watched() -> Iterator[dict[str, Any]]:
+        total = sets.num_batches(split, batch_size)
+        for batch in tqdm(sets.eval_batches(split, batch_size), total=total, desc=split, unit="batch", **_BAR):
+            stop.check()
+            yield batch
+
+    rows = evaluate(eval_step, params, watched())
+    return rows, summarise_rows(rows, sets.table.names, sets.table.corpora)
+
+
+# Where nobody watches a terminal, a bar is a line now and then.
+_BAR: dict[str, Any] = {"leave": False, "dynamic_ncols": True, "mininterval": 0.1 if sys.stderr.isatty() else 20.0}
+
+
+class Run:
+    """State and progress of a run, restored from workdir/checkpoints where there is one."""
+
+    def __init__(self, parts: Parts, workdir: Path) -> None:
+        config = parts.config
+        frozen = getattr(parts.module, "FROZEN", ())
+        self.parts, self.workdir, self.stop = parts, workdir, Stop()
+        self.tx = make_optimizer(parts.schedule, clip_norm=config.train.clip_norm, frozen=frozen)
+        self.state = create_state(
+            initial_params(parts), self.tx, weighting=parts.weighting, ema=config.train.ema_decay > 0
+        )
+        self.progress = Progress()
+        self.checkpoints = Checkpoints(workdir / "checkpoints")
+        restored = self.checkpoints.restore("last", self.state)
+        if restored is not None:
+            self.state, progress = restored
+            self.progress = Progress(**progress)
+            print(f"going on from step {int(self.state.step)}, epoch {self.progress.epoch + 1}")
+        self.journal = Journal(workdir, step=int(self.state.step), epoch=self.progress.epoch)
+        self.window = Window(self.progress.pending)
+        self.eval_step = make_eval_step(parts.module.apply, zero_mean=config.loss.zero_mean)
+        self.saved_at = time.monotonic()
+
+    def close(self) -> None:
+        self.journal.close()
+        self.checkpoints.close()
+        self.stop.close()
+
+    def save(self, name: str = "last") -> None:
+        """Checkpoint 'last' or 'best'."""
+        now = time.monotonic()
+        self.progress.seconds += now - self.saved_at
+        self.progress.pending = self.window.pending()
+        self.saved_at = now
+        self.checkpoints.save(name, self.state, vars(self.progress))
+
+    def params(self, name: str) -> Any:
+        """The parameters to evaluate of the checkpoint 'last' or 'best'."""
+        restored = self.checkpoints.restore(name, self.state)
+        if restored is None:
+            raise FileNotFoundError(f"{self.workdir}/checkpoints/{name} is missing")
+        return restored[0].eval_params
+
+    def score(self, params: Any, split: str) -> tuple[Rows, dict[str, Any]]:
+        """Rows and summaries of all of 'val' or 'test'."""
+        return score(self.parts.sets, self.eval_step, params, split, self.parts.config.evaluation.batch_size, self.stop)
+
+    def fit(self) -> None:
+        """Train and validate to the last epoch, or until patience ends.
+
+        Raises:
+          Interrupted: a signal arrived; everything up to it is saved.
+        """
+        config, progress = self.parts.config, self.progress
+        train_step = jax.jit(self.train_step(), donate_argnums=0)
+        begun, done_before = time.monotonic(), progress.epoch
+        try:
+            while progress.epoch < config.train.num_epochs and not self.out_of_patience():
+                epoch_begun = time.monotonic()
+                self.train_epoch(train_step)
+                line = self.validate_epoch()
+                progress.epoch, progress.step = progress.epoch + 1, 0
+                self.save()
+                now = time.monotonic()
+                left = (now - begun) / (progress.epoch - done_before) * (config.train.num_epochs - progress.epoch)
+                took = f"{now - epoch_begun:.0f} s, {left / 60:.1f} min left"
+                print(f"epoch {progress.epoch:3d}/{config.train.num_epochs}  {line}  {took}", flush=True)
+        except Interrupted:
+            self.save()
+            raise
+
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` epochs brought nothing better."""
+        patience = self.parts.config.train.patience
+        return patience > 0 and self.progress.epoch - 1 - self.progress.best_epoch >= patience
+
+    def train_step(self) -> Callable[..., Any]:
+        """(state, batch, epoch) -> (state, metrics), not yet jitted."""
+        config = self.parts.config
+        loss_fn = separation_loss_fn(
+            self.parts.module.apply,
+            granularity=config.weighting.granularity,
+            improvement=config.loss.improvement,
+            zero_mean=config.loss.zero_mean,
+        )
+        return make_train_step(
+            loss_fn,
+            self.parts.weighting,
+            self.tx,
+            has_aux=True,
+            ema_decay=config.train.ema_decay,
+            micro_batch=config.train.micro_batch,
+        )
+
+    def train_epoch(self, train_step: Callable[..., Any]) -> None:
+        """The rest of the current epoch; saves when due."""
+        train, progress, total = self.parts.config.train, self.progress, self.parts.steps_per_epoch
+        batches = self.parts.sets.train_batches(
+            seed=self.parts.config.seed,
+            batch_size=train.batch_size,
+            mixtures_per_epoch=train.mixtures_per_epoch,
+            epoch=progress.epoch,
+            step=progress.step,
+            workers=train.workers,
+        )
+        name, size = f"epoch {progress.epoch + 1}/{train.num_epochs}", train.batch_size
+        bar = tqdm(total=total * size, initial=progress.step * size, desc=name, unit="ex", **_BAR)
+        if int(self.state.step) == progress.epoch == 0:
+            bar.set_postfix_str("compiling")
+        try:
+            while progress.step < total:
+                asked = time.monotonic()
+                _, _, batch = next(batches)
+                waited = time.monotonic() - asked
+                self.state, metrics = train_step(self.state, batch, np.int32(progress.epoch))
+                self.window.add(metrics, examples=size, waited=waited)
+                progress.step += 1
+                bar.update(size)
+                self.log(bar)
+                self.stop.check()
+                if time.monotonic() - self.saved_at > 60 * train.checkpoint_minutes:
+                    self.save()
+        finally:
+            bar.close()
+            batches.close()  # type: ignore[attr-defined]
+
+    def log(self, bar: Any) -> None:
+        """Write and show the means of the last steps, every train.log_every steps."""
+        step = self.progress.epoch * self.parts.steps_per_epoch + self.progress.step
+        if step % self.parts.config.train.log_every:
+            return
+        values = self.window.means()
+        self.window = Window()
+        rate = float(self.parts.schedule(step))
+        self.journal.record("train", step=step, epoch=self.progress.epoch, learning_rate=rate, **values)
+        bar.set_postfix_str(f"loss {values['loss']:.2f}, SI-SDRi {values['si_sdri']:.2f} dB", refresh=False)
+
+    def validate_epoch(self) -> str:
+        """Score the validation set, and the test set in the last epochs; keep the best. Returns a line about it."""
+        config, progress, params = self.parts.config, self.progress, self.state.eval_params
+        step, epoch = int(self.state.step), progress.epoch
+        _, val = self.score(params, "val")
+        value = metric(val, config.train.best_metric)
+        self.journal.record("val", step=step, epoch=epoch, **_headline(val), best_metric=value)
+        if config.train.num_epochs - progress.epoch <= config.evaluation.last_epochs:
+            _, test = self.score(params, "test")
+            self.journal.record("test", step=step, epoch=epoch, **_headline(test))
+            progress.tests = {**progress.tests, str(progress.epoch): test}
+        if progress.best is None or value > progress.best:
+            progress.best, progress.best_epoch = value, progress.epoch
+            self.save("best")
+        corpora = ", ".join(f"{name} {val[name]['mean']:.2f}" for name in val if not name.startswith("class:"))
+        return f"validation SI-SDRi (dB): {corpora}; best {config.train.best_metric} {progress.best:.2f}"
+
+    def recent_tests(self) -> list[dict[str, Any]]:
+        """Summaries of the test set after each of the last evaluation.last_epochs epochs; [] where training stopped early."""
+        epochs = range(self.progress.epoch - self.parts.config.evaluation.last_epochs, self.progress.epoch)
+        tests = [self.progress.tests.get(str(epoch)) for epoch in epochs]
+        return [test for test in tests if test] if all(tests) else []
+
+
+def _headline(summaries: dict[str, Any]) -> dict[str, float]:
+    """Means by corpus and the lower quantiles, for metrics.jsonl and the curves."""
+    combined = summaries["combined"]
+    means = {name: summary["mean"] for name, summary in summaries.items() if not name.startswith("class:")}
+    return {
+        **means,
+        "std": combined["std"],
+        **{f"q{int(q):02d}": combined["quantiles"][q] for q in ("1", "5", "10", "50")},
+    }

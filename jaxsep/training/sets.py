@@ -1,0 +1,202 @@
+"""The training, validation and test mixtures of an experiment, from its data settings."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsep.data import batches, demo
+from jaxsep.data.audio import DataError
+from jaxsep.data.corpus import ClassTable, Corpus, class_table, prepare
+from jaxsep.data.mixing import Arrays, draw, render
+from jaxsep.data.pools import Pool, make_pool
+from jaxsep.data.premixed import PremixedPool, make_premixed_pool, premixed_table, prepare_premixed
+from jaxsep.data.recipes import load_recipes, save_recipes
+
+EVALUATED = ("val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """Mixtures of every split. pools: split -> pool; recipes: 'val', 'test' -> all recipes of that split, drawn from
+    data.eval_seed; pad: samples, evaluated mixtures are zero-padded to a multiple of it."""
+
+    table: ClassTable
+    pools: dict[str, Pool | PremixedPool]
+    recipes: dict[str, Arrays]
+    sample_rate: int
+    pad: int
+    synthetic: bool
+
+    @property
+    def num_sources(self) -> int:
+        return self.pools["train"].num_sources
+
+    @property
+    def num_samples(self) -> int:
+        """T of a training mixture."""
+        return self.pools["train"].num_samples
+
+    def classes(self, split: str) -> list[int]:
+        """Ids of the classes that occur in 'val' or 'test'."""
+        return [int(i) for i in np.unique(self.recipes[split]["class_ids"]) if i >= 0]
+
+    def train_batches(self, *, seed: int, **where: Any) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """(epoch, step, batch) without end, on the device; `where` as in `jaxsep.data.batches.batches`."""
+        pool = self.pools["train"]
+
+        def load(epoch: int, indices: np.ndarray) -> dict[str, Any]:
+            return render(pool, draw(pool, seed, epoch, indices))
+
+        return batches.batches(load, put=jax.device_put, **where)
+
+    def render(self, split: str, positions: Sequence[int] | np.ndarray) -> Arrays:
+        """Mixtures of 'val' or 'test' by their position."""
+        chosen = np.asarray(positions)
+        return render(self.pools[split], {name: array[chosen] for name, array in self.recipes[split].items()})
+
+    def padded_lengths(self, split: str) -> np.ndarray:
+        """[mixtures] samples that the network is given of each mixture of 'val' or 'test'."""
+        pool, recipes = self.pools[split], self.recipes[split]
+        if isinstance(pool, Pool):
+            return np.full(recipes["index"].size, pool.num_samples)
+        return -(-pool.source.lengths[recipes["recording"][:, 0]] // self.pad) * self.pad
+
+    def groups(self, split: str) -> list[tuple[int, np.ndarray]]:
+        """(samples, positions): the mixtures of 'val' or 'test' by their padded length: each is scored at its full length,
+        and few lengths are compiled."""
+        padded = self.padded_lengths(split)
+        return [(int(samples), np.flatnonzero(padded == samples)) for samples in np.unique(padded)]
+
+    def num_batches(self, split: str, batch_size: int) -> int:
+        return sum(-(-positions.size // batch_size) for _, positions in self.groups(split))
+
+    def eval_batches(self, split: str, batch_size: int) -> Iterator[dict[str, Any]]:
+        """Every mixture of 'val' or 'test' once; index is its position, valid marks the padding of short batches."""
+
+        def load(samples: int, positions: np.ndarray, _: int, indices: np.ndarray) -> dict[str, Any]:
+            batch = self.render(split, positions[indices])
+            fitted = {name: _fit(batch[name], samples) for name in ("mixture", "sources")}
+            return {**batch, **fitted, "index": positions[indices]}
+
+        for samples, positions in self.groups(split):
+            yield from batches.eval_batches(partial(load, samples, positions), positions.size, batch_size)
+
+    def same_in_every_mixture(self, gamma: np.ndarray) -> bool:
+        """Whether the mean of gamma [classes] over a mixture's sources is one and the same for all training mixtures."""
+        pool = self.pools["train"]
+        if not isinstance(pool, Pool):
+            return False
+        if np.any(np.diff(pool.count_cdf, prepend=0.0)[:-1] > 0) or np.any((pool.priors > 0) & (pool.priors < 1)):
+            return False
+        corpora = [pool.corpus_names[int(np.argmax(prior))] for prior in pool.priors]
+        values = [
+            {float(g) for g, name in zip(gamma, self.table.corpora, strict=True) if name == corpus}
+            for corpus in corpora
+        ]
+        return all(len(of_slot) == 1 for of_slot in values)
+
+    def check_recipes(self, folder: Path) -> None:
+        """Raise DataError where folder holds recipes that were drawn from other recordings."""
+        for split in EVALUATED:
+            path = folder / f"{split}.npz"
+            if path.exists():
+                load_recipes(path, self.pools[split])
+
+    def save_recipes(self, folder: Path) -> None:
+        """Write val.npz and test.npz."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in EVALUATED:
+            save_recipes(folder / f"{split}.npz", self.recipes[split], self.pools[split])
+
+
+def _fit(signals: np.ndarray, samples: int) -> np.ndarray:
+    """Cut or zero-pad the last axis to `samples`; what is cut is padding."""
+    missing = max(0, samples - signals.shape[-1])
+    return np.pad(signals, [(0, 0)] * (signals.ndim - 1) + [(0, missing)])[..., :samples]
+
+
+def open_sets(
+    *,
+    speech_root: str,
+    environment_root: str,
+    premixed_root: str,
+    premixed_roles: Sequence[str],
+    synthetic: bool,
+    cache_dir: str | Path,
+    sample_rate: int,
+    segment_seconds: float,
+    slots: Sequence[str],
+    active_counts: Sequence[float],
+    max_snr_db: float,
+    short_clips: str,
+    mixtures_val: int,
+    mixtures_test: int,
+    eval_seed: int,
+    pad_seconds: float,
+) -> Sets:
+    """Packs or opens the corpora that the slots name, and draws the validation and test recipes.
+
+    Args: the fields of config.data, described in configs/default.py; pad_seconds of config.evaluation.
+
+    Raises:
+      DataError: naming the field or file and what would be right.
+    """
+    pools: dict[str, Pool | PremixedPool]
+    if premixed_root:
+        premixed = prepare_premixed(premixed_root, sample_rate, cache_dir, roles=premixed_roles)
+        table, made_up = premixed_table(premixed), False
+        pools = {
+            split: make_premixed_pool(
+                premixed, split=split, segment_seconds=segment_seconds if split == "train" else None
+            )
+            for split in ("train", *EVALUATED)
+        }
+    else:
+        roots = {"speech": speech_root, "environment": environment_root}
+        corpora = _open_corpora(roots, slots, Path(cache_dir), sample_rate, synthetic)
+        table = class_table(list(corpora.values()))
+        made_up = any(corpus.synthetic for corpus in corpora.values())
+        pools = {
+            split: make_pool(
+                corpora,
+                table,
+                split=split,
+                slots=slots,
+                segment_seconds=segment_seconds,
+                max_snr_db=max_snr_db,
+                active_counts=active_counts,
+                short_clips=short_clips,
+            )
+            for split in ("train", *EVALUATED)
+        }
+    counts = {"val": mixtures_val, "test": mixtures_test}
+    recipes = {
+        split: draw(pools[split], eval_seed, 0, np.arange(pools[split].num_mixtures or counts[split]))
+        for split in EVALUATED
+    }
+    return Sets(table, pools, recipes, sample_rate, max(1, round(pad_seconds * sample_rate)), made_up)
+
+
+def _open_corpora(
+    roots: dict[str, str], slots: Sequence[str], cache_dir: Path, sample_rate: int, synthetic: bool
+) -> dict[str, Corpus]:
+    needed = [name for name in roots if any(name in slot for slot in slots)]
+    corpora = {}
+    for name in needed:
+        root: str | Path = roots[name]
+        if not root:
+            if not synthetic:
+                raise DataError(
+                    f"data.{name}_root is empty, it must be a folder of recordings (or --config.data.synthetic=True for "
+                    f"generated sound)"
+                )
+            folder = cache_dir / f"demo-{demo.DEMO_VERSION}-{sample_rate}"
+            demo.make_demo(folder, sample_rate=sample_rate)
+            root = folder / name
+        corpora[name] = prepare(root, name, sample_rate, cache_dir)
+    return corpora

@@ -1,0 +1,118 @@
+"""One update: per-example losses → weights → weighted gradient → optax. Knows nothing of audio, except `separation_loss_fn`.
+
+update = Σ_i p_i · ∇L_i
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsep.objective.permutation import separation_losses
+from jaxsep.objective.weighting import effective_sample_size, pmf
+from jaxsep.training.accumulate import accumulated_gradients, whole_gradients
+from jaxsep.training.state import TrainState
+
+LossFn = Callable[[Any, Any], Any]
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    weighting: Callable[..., Any],
+    tx: optax.GradientTransformation,
+    *,
+    has_aux: bool = False,
+    ema_decay: float = 0.0,
+    micro_batch: int = 0,
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """The training step as a pure function, to be jitted by the caller (with the state donated).
+
+    Args:
+      loss_fn: loss_fn(params, batch) -> losses [B] or [B, N], one per example or source and reduced over neither.
+      weighting: any callable of (losses, class_ids, epoch, *, batch) -> nonnegative mass of the same shape; see
+        `jaxsep.objective.weighting`. class_ids is batch["class_ids"] where the batch is a dict that has it.
+      tx: optax transformation.
+      has_aux: loss_fn returns (losses, metrics), metrics a dict of [B, …] arrays whose means are reported.
+      ema_decay: of the moving average of the parameters; needs a state created with ema=True. 0: none.
+      micro_batch: examples per pass; 0 takes the batch whole. See `jaxsep.training.accumulate`.
+
+    Returns:
+      step(state, batch, epoch) -> (state, metrics): loss (Σ p·L), grad_norm (global norm before clipping), ess (effective
+      sample size of the weights), no_mass (1.0 where the weighting left no mass, so that the weights were uniform) and
+      loss_fn's own.
+    """
+    gradients = functools.partial(accumulated_gradients, micro_batch=micro_batch) if micro_batch else whole_gradients
+
+    def step(state: TrainState, batch: Any, epoch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        def weigh(losses: jax.Array, batch: Any) -> tuple[jax.Array, Any, jax.Array]:
+            return _weigh(weighting, state.weighting, losses, batch, epoch)
+
+        loss, grads, result = gradients(loss_fn, weigh, state.params, batch, has_aux=has_aux)
+        weights, memory, no_mass, aux = result
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay:
+            ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(grads),
+            "ess": effective_sample_size(weights),
+            "no_mass": no_mass.astype(jnp.float32),
+            **{name: jnp.mean(value) for name, value in aux.items()},
+        }
+        return TrainState(state.step + 1, params, opt_state, ema, memory), metrics
+
+    return step
+
+
+def _weigh(
+    weighting: Callable[..., Any], memory: Any, losses: jax.Array, batch: Any, epoch: Any
+) -> tuple[jax.Array, Any, jax.Array]:
+    """Weights of the shape of losses, the weighting's next state, and whether no mass was left."""
+    class_ids = batch.get("class_ids") if isinstance(batch, dict) else None
+    losses = jax.lax.stop_gradient(losses)
+    if hasattr(weighting, "update"):
+        mass, memory = weighting.update(memory, losses, class_ids, epoch, batch=batch)
+    else:
+        mass = getattr(weighting, "mass", weighting)(losses, class_ids, epoch, batch=batch)
+    if jnp.shape(mass) != jnp.shape(losses):
+        raise ValueError(f"the weighting returned shape {jnp.shape(mass)}, it must be that of losses, {losses.shape}")
+    weights, no_mass = pmf(mass)
+    return weights, memory, no_mass
+
+
+def separation_loss_fn(
+    apply_fn: Callable[..., jax.Array], *, granularity: str, improvement: bool = True, zero_mean: bool = True
+) -> LossFn:
+    """loss_fn(params, batch) -> (losses, {'si_sdri'}) of a separation network, for `make_train_step(..., has_aux=True)`.
+
+    Args:
+      apply_fn: module.apply, mapping ({'params': params}, mixture [B, T]) to estimates [B, N, T].
+      granularity: 'source': losses [B, N]; 'example': losses [B], the mean over a mixture's slots.
+      improvement, zero_mean: as `separation_losses`.
+
+    Raises:
+      ValueError: another granularity.
+    """
+    if granularity not in ("source", "example"):
+        raise ValueError(f"weighting.granularity is {granularity!r}, it must be 'example' or 'source'")
+
+    def example_loss(
+        estimates: jax.Array, sources: jax.Array, mixture: jax.Array, active: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        losses, si_sdri = separation_losses(
+            estimates, sources, mixture, active=active, improvement=improvement, zero_mean=zero_mean
+        )
+        scored = jnp.maximum(jnp.sum(active), 1)
+        return (losses if granularity == "source" else jnp.mean(losses)), jnp.sum(si_sdri) / scored
+
+    def loss_fn(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        estimates = apply_fn({"params": params}, batch["mixture"])
+        losses, si_sdri = jax.vmap(example_loss)(estimates, batch["sources"], batch["mixture"], batch["active"])
+        return losses, {"si_sdri": si_sdri}
+
+    return loss_fn

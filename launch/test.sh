@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Lint, types, tests and doctests, on the CPU: bash launch/test.sh [pytest arguments]
+# Installs what it needs into .venv first.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash launch/install.sh report,test
+export JAX_PLATFORMS=cpu
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,51 @@
+"""Small real runs for the tests: the command's arguments, and what a run left behind."""
+
+import json
+from pathlib import Path
+
+from jaxsep.training.build import build
+from jaxsep.training.experiment import read_config
+from jaxsep.training.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+# A network and mixtures small enough that a run is mostly compilation.
+SMALL = {
+    "data.segment_seconds": 0.25,
+    "data.mixtures_val": 10,
+    "data.mixtures_test": 30,
+    "train.batch_size": 4,
+    "train.mixtures_per_epoch": 22,
+    "train.num_epochs": 2,
+    "train.log_every": 2,
+    "model.out_channels": 8,
+    "model.in_channels": 12,
+    "model.num_blocks": 1,
+    "model.upsampling_depth": 2,
+    "model.enc_num_basis": 16,
+    "evaluation.last_epochs": 1,
+    "evaluation.batch_size": 8,
+}
+
+
+def arguments(workdir: Path, config: str = "class_bias.py", **fields) -> list[str]:
+    """Arguments of jaxsep.main for a small run; fields as section__field=value."""
+    values = SMALL | {name.replace("__", "."): value for name, value in fields.items()}
+    flags = [f"--config.{name}={value}" for name, value in values.items()]
+    return ["--config", str(ROOT / "configs" / config), "--workdir", str(workdir), *flags]
+
+
+def records(workdir: Path, kind: str) -> list[dict]:
+    """The records of metrics.jsonl of one kind."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def summary(workdir: Path) -> dict:
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def last_state(workdir: Path):
+    """The state in checkpoints/last of a run."""
+    run = Run(build(read_config(workdir)), workdir)
+    run.close()
+    return run.state

@@ -1,0 +1,104 @@
+"""The user's mistakes: one line that names the field or file, exit status 2, nothing written and nothing compiled."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from runs import ROOT, arguments
+
+from jaxsep.main import main
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A speech tree and an environment tree with two classes a split."""
+    root = tmp_path_factory.mktemp("tree")
+    for corpus, classes in (("speech", ("anna", "bert")), ("environment", ("dog", "rain"))):
+        for split in ("train", "val", "test"):
+            for name in classes:
+                folder = root / corpus / split / name
+                folder.mkdir(parents=True)
+                noise = np.random.default_rng(len(str(folder))).standard_normal(8000)
+                soundfile.write(folder / "a.wav", 0.1 * noise, 8000)
+    return root
+
+
+@pytest.fixture
+def refused(tmp_path, capsys, monkeypatch, tree):
+    """Run the command with mistakes; gives back the one line of error."""
+    monkeypatch.setenv("JAXSEP_CACHE", str(tree / "cache"))
+
+    def compiled(*_, **__):
+        pytest.fail("a training step was made before the mistake was found")
+
+    monkeypatch.setattr("jaxsep.training.run.make_train_step", compiled)
+
+    def run(config: str = "class_bias.py", **fields) -> str:
+        roots = {"data__speech_root": tree / "speech", "data__environment_root": tree / "environment"}
+        assert main(arguments(tmp_path / "run", config, **(roots | fields))) == 2
+        assert not (tmp_path / "run").exists()
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ")
+        assert "\n" not in error, error
+        return error
+
+    return run
+
+
+MISTAKES = [
+    ({"train__epochs": 3}, "train.epochs: no such field; did you mean"),
+    ({"weighting__alpha": -1.0}, "weighting.alpha is -1.0"),
+    ({"train__batch_size": 23}, "train.batch_size is 23, it must be at most train.mixtures_per_epoch, 22"),
+    ({"data__speech_root": "/nowhere/at/all"}, "data.speech_root"),
+    ({"data__speech_root": "", "data__synthetic": False}, "data.speech_root is empty"),
+    ({"weighting__granularity": "example"}, "weighting.granularity is 'example'"),
+    ({"weighting__gamma__cat": 2.0}, "weighting.gamma.cat: no class, group or corpus"),
+    ({"train__best_metric": "cat"}, "train.best_metric is 'cat'"),
+    ({"data__slots": "('environment','environment','environment')", "model__num_sources": 3}, "data.slots"),
+    ({"data__active_counts": "(0.5,0.2)"}, "data.active_counts"),
+    ({"model__family": "no.such.place:Net"}, "model.family"),
+    ({"data__short_clips": "skip", "data__segment_seconds": 2.0}, "data.short_clips"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
+def test_mistakes_get_one_line_and_status_two(refused, fields, message):
+    assert message in refused(**fields)
+
+
+def test_bad_folders_are_named(refused, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert str(empty) in refused(data__speech_root=empty)
+    (empty / "notes.txt").write_text("no audio")
+    assert "data.speech_root" in refused(data__speech_root=empty)
+    bad = tmp_path / "bad" / "train" / "anna"
+    bad.mkdir(parents=True)
+    for split in ("val", "test"):
+        (tmp_path / "bad" / split / "anna").mkdir(parents=True)
+    (bad / "broken.wav").write_bytes(b"RIFF but nothing more")
+    assert "broken.wav" in refused(data__speech_root=tmp_path / "bad")
+
+
+def test_arguments_that_do_not_fit_are_refused_by_a_real_process(tmp_path):
+    def run(*extra: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "jaxsep.main", *extra]
+        environment = os.environ | {"JAXSEP_CACHE": str(tmp_path)}
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    for extra, message in [
+        ((), "--config is missing"),
+        (("--config", "configs/none.py"), "configs/none.py is no file"),
+        (("--config", "configs/robust.py", "--workers=3"), "--workers=3: not known"),
+        (("--mode", "evaluate", "--workdir", str(tmp_path / "none")), "config.json cannot be read"),
+        (("--mode", "evaluate"), "--mode evaluate takes --workdir"),
+    ]:
+        done = run(*extra)
+        assert done.returncode == 2, done
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr

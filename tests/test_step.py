@@ -1,0 +1,184 @@
+"""The training step on small regressions: the update is Σ p_i ∇L_i, whoever gives p, in one pass or in parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxsep import weighting
+from jaxsep.training.state import create_state, make_optimizer, make_schedule
+from jaxsep.training.step import make_train_step, separation_loss_fn
+
+X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+TRUE = np.array([[1.0], [-2.0], [0.5]], np.float32)
+BATCH = {"x": X, "y": X @ TRUE + 0.1, "class_ids": np.array([[0], [1]] * 4, np.int32)}
+
+
+def squared_errors(params, batch):
+    return jnp.sum(jnp.square(batch["x"] @ params["w"] + params["b"] - batch["y"]), axis=-1)
+
+
+def fresh():
+    return {"w": jnp.zeros((3, 1)), "b": jnp.zeros((1, 1))}
+
+
+def one_gradient(weigh, **options):
+    """The gradient that one step of plain descent applied, and the metrics."""
+    tx = optax.sgd(1.0)
+    step = jax.jit(make_train_step(squared_errors, weigh, tx, **options))
+    state, metrics = step(create_state(fresh(), tx, weighting=weigh), BATCH, 0)
+    return jax.tree.map(lambda before, after: before - after, fresh(), state.params), metrics
+
+
+@pytest.mark.parametrize(
+    "weigh",
+    [weighting.uniform(), weighting.robust(0.5), weighting.class_bias(np.array([0.0, 3.0]))],
+    ids=["uniform", "robust", "class_bias"],
+)
+@pytest.mark.parametrize("micro_batch", [0, 2, 8])
+def test_update_is_the_weighted_sum_of_per_example_gradients(weigh, micro_batch):
+    gradient, metrics = one_gradient(weigh, micro_batch=micro_batch)
+    losses = squared_errors(fresh(), BATCH)
+    weights = np.asarray(weigh(losses, BATCH["class_ids"], 0))
+    each = jax.jacobian(lambda p: squared_errors(p, BATCH))(fresh())
+    expected = jax.tree.map(lambda g: np.tensordot(weights, g, axes=1), each)
+    for name in expected:
+        np.testing.assert_allclose(gradient[name], expected[name], rtol=1e-4, atol=1e-5)
+    assert metrics["loss"] == pytest.approx(float(np.sum(weights * losses)), rel=1e-5)
+    assert metrics["ess"] == pytest.approx(1 / np.sum(weights**2), rel=1e-5)
+    norm = np.sqrt(sum(np.sum(np.square(g)) for g in expected.values()))
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_a_gradient_through_the_weights_would_be_seen():
+    """Two unequal examples: with p depending on L through the gradient the update would differ by far more than rounding."""
+    gradient, _ = one_gradient(weighting.robust(0.5))
+
+    def leaking(params):
+        losses = squared_errors(params, BATCH)
+        return jnp.sum(jax.nn.softmax(0.5 * losses) * losses)
+
+    wrong = jax.grad(leaking)(fresh())
+    assert np.linalg.norm(gradient["w"] - wrong["w"]) > 0.1 * np.linalg.norm(gradient["w"])
+
+
+def test_parts_with_their_own_softmax_would_be_seen():
+    whole, _ = one_gradient(weighting.robust(0.5), micro_batch=2)
+    parts = [{name: array[i : i + 2] for name, array in BATCH.items()} for i in range(0, 8, 2)]
+    naive = [
+        jax.grad(
+            lambda p, part=part: jnp.sum(
+                weighting.robust(0.5)(squared_errors(p, part), None, 0) * squared_errors(p, part)
+            )
+        )(fresh())["w"]
+        for part in parts
+    ]
+    assert np.linalg.norm(whole["w"] - np.mean(naive, axis=0)) > 0.05 * np.linalg.norm(whole["w"])
+
+
+def test_trains_a_regression_with_a_pmf_of_three_lines():
+    def hardest_half(losses, class_ids, epoch, *, batch=None):
+        keep = losses >= jnp.median(losses)
+        return keep / jnp.sum(keep)
+
+    tx = make_optimizer(0.05, clip_norm=5.0)
+    step = jax.jit(make_train_step(squared_errors, hardest_half, tx), donate_argnums=0)
+    state = create_state(fresh(), tx)
+    for _ in range(400):
+        state, metrics = step(state, BATCH, 0)
+    np.testing.assert_allclose(state.params["w"], TRUE, atol=0.02)
+    assert int(state.step) == 400
+    assert metrics["ess"] <= 5
+
+
+def test_a_weighting_with_memory_is_carried_in_the_state():
+    class Alternating:
+        """All weight on the next example, each step one further."""
+
+        def init(self):
+            return jnp.zeros((), jnp.int32)
+
+        def update(self, state, losses, class_ids, epoch, *, batch=None):
+            return jnp.arange(losses.shape[0]) == state, state + 1
+
+    tx = optax.sgd(0.0)
+    step = jax.jit(make_train_step(squared_errors, Alternating(), tx))
+    state = create_state(fresh(), tx, weighting=Alternating())
+    for index in range(3):
+        state, metrics = step(state, BATCH, 0)
+        assert metrics["loss"] == pytest.approx(float(squared_errors(fresh(), BATCH)[index]), rel=1e-6)
+    assert int(state.weighting) == 3
+
+
+def test_weights_without_mass_are_counted():
+    _, metrics = one_gradient(lambda losses, class_ids, epoch, *, batch=None: jnp.zeros_like(losses))
+    assert metrics["no_mass"] == 1.0
+    assert metrics["ess"] == pytest.approx(8.0)
+    with pytest.raises(ValueError, match=r"shape \(\)"):
+        one_gradient(lambda losses, class_ids, epoch, *, batch=None: jnp.sum(losses))
+
+
+def test_clipping_acts_before_adam_and_the_norm_is_reported_before_it():
+    tx = optax.chain(make_optimizer(1.0, clip_norm=1e-3))
+    grads = {"w": jnp.full((3, 1), 100.0)}
+    _, opt_state = tx.update(grads, tx.init(grads), grads)
+    moments = [leaf for leaf in jax.tree.leaves(opt_state) if leaf.shape == (3, 1)]
+    # Adam's first moment after one step is 0.1 × the gradient it saw.
+    assert np.linalg.norm(moments[0]) == pytest.approx(0.1 * 1e-3, rel=1e-4)
+
+
+def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
+    tx = make_optimizer(0.1, clip_norm=1.0, frozen=(("decoder", "bias"),))
+    params = {"decoder": {"bias": jnp.ones(2), "kernel": jnp.ones(2)}}
+    huge = {"decoder": {"bias": jnp.full(2, 1e6), "kernel": jnp.full(2, 0.1)}}
+    updates, opt_state = tx.update(huge, tx.init(params), params)
+    np.testing.assert_array_equal(updates["decoder"]["bias"], 0.0)
+    first_moment = opt_state[2][0].mu["decoder"]["kernel"]
+    np.testing.assert_allclose(first_moment, 0.01, rtol=1e-5)
+
+
+def test_moving_average_follows_the_parameters():
+    tx = optax.sgd(0.1)
+    step = jax.jit(make_train_step(squared_errors, weighting.uniform(), tx, ema_decay=0.5), donate_argnums=0)
+    state = create_state(fresh(), tx, ema=True)
+    average = np.zeros((3, 1))
+    for _ in range(3):
+        state, _ = step(state, BATCH, 0)
+        average = 0.5 * average + 0.5 * np.asarray(state.params["w"])
+    np.testing.assert_allclose(state.eval_params["w"], average, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "expected"),
+    [
+        ("constant", 999, 1e-3),
+        ("step", 39, 1e-3),
+        ("step", 40, 1e-3 / 3),
+        ("step", 80, 1e-3 / 9),
+        ("cosine", 0, 0.0),
+        ("cosine", 10, 5e-4),
+        ("cosine", 20, 1e-3),
+        ("cosine", 110, 5e-4),
+        ("cosine", 200, 0.0),
+    ],
+)
+def test_schedules(name, step, expected):
+    schedule = make_schedule(
+        name, 1e-3, steps_per_epoch=10, num_epochs=20, every=4, divisor=3.0, warmup=2 if name == "cosine" else 0
+    )
+    assert float(schedule(step)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_granularity_gives_one_loss_per_example_or_per_source():
+    rng = np.random.default_rng(1)
+    sources = rng.standard_normal((3, 2, 500)).astype(np.float32)
+    batch = {"mixture": sources.sum(1), "sources": sources, "active": np.ones((3, 2), bool)}
+    apply_fn = lambda variables, mixture: mixture[:, None, :] * jnp.array([1.0, -0.5])[None, :, None] + 0.1 * sources  # noqa: E731
+    per_source, metrics = separation_loss_fn(apply_fn, granularity="source")({}, batch)
+    per_example, _ = separation_loss_fn(apply_fn, granularity="example")({}, batch)
+    assert per_source.shape == (3, 2)
+    np.testing.assert_allclose(per_example, np.mean(per_source, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(metrics["si_sdri"], -per_example, rtol=1e-5)
+    with pytest.raises(ValueError, match="granularity is 'mixture'"):
+        separation_loss_fn(apply_fn, granularity="mixture")
