@@ -100,7 +100,7 @@ def _cpu(config: ConfigDict) -> ConfigDict:
     config.data.update(segment_seconds=1.0, mixtures_val=320, mixtures_test=960)
     config.train.update(batch_size=16, mixtures_per_epoch=1200, num_epochs=20, log_every=20)
     config.model.update(
-        out_channels=64, in_channels=128, num_blocks=4, upsampling_depth=4, enc_kernel_size=21, enc_num_basis=128
+        out_channels=64, in_channels=128, num_blocks=4, upsampling_depth=4, enc_kernel_size=41, enc_num_basis=128
     )
     config.evaluation.update(batch_size=16, last_epochs=3)
     return config

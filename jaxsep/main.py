@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.config is None:
                 parser.error("--config is missing, such as --config configs/class_bias.py")
             config = settings.load(arguments.config, overrides)
+            if notice := settings.toy_notice(arguments.config, config):
+                print(notice)
             name = Path(arguments.config.split(":")[0]).stem
             experiment.train(config, arguments.workdir or Path("runs") / f"{name}-{config.scale}")
     except (SettingsError, DataError, BundleError) as error:
@@ -52,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except Interrupted as interruption:
         return interruption.exit_status
+    except KeyboardInterrupt:
+        print("SIGINT: stopped at once", file=sys.stderr)
+        return 130
     return 0
 
 

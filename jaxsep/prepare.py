@@ -10,9 +10,8 @@ import numpy as np
 from jaxsep.data.audio import DataError
 from jaxsep.data.corpus import Corpus, prepare
 from jaxsep.data.layouts import SPLITS
+from jaxsep.data.packing import default_cache
 from jaxsep.data.premixed import Premixed, prepare_premixed
-
-DEFAULT_CACHE = "packed"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sample-rate", type=int, default=8000, metavar="HZ", help="rate to pack at (default: 8000)")
     parser.add_argument(
-        "-o", "--output", default=DEFAULT_CACHE, metavar="DIR", help="folder of packs (default: %(default)s)"
+        "-o", "--output", default=default_cache(), metavar="DIR", help="folder of packs (default: %(default)s)"
     )
     parser.add_argument(
         "--roles", default="", metavar="MIX,S1,...", help="premixed: the roles (default: mix, s1, s2, ...)"

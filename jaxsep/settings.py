@@ -55,11 +55,11 @@ def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
     if found is None or found.loader is None:
         raise SettingsError(f"--config: {path} is not a Python file")
     module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
     try:
+        found.loader.exec_module(module)
         config = module.get_config(*scale)
-    except ValueError as error:
-        raise SettingsError(f"--config: {spec}: {error}") from error
+    except Exception as error:  # the user's own file may fail in any way
+        raise SettingsError(f"--config: {spec}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     return override(config, overrides)
 
 
@@ -87,10 +87,14 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def _set_gamma(config: ConfigDict, name: str, value: str) -> None:
+    if "." in name:
+        raise SettingsError(f"weighting.gamma.{name}: a name with a dot cannot be a field; rename the class's folder")
     try:
-        config.weighting.gamma[name] = float(value)
+        number = float(value)
     except ValueError as error:
         raise SettingsError(f"weighting.gamma.{name} is {value!r}, it must be a number") from error
+    with config.weighting.gamma.ignore_type():
+        config.weighting.gamma[name] = number
 
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -117,7 +121,10 @@ def from_json(text: str) -> ConfigDict:
             return {name: tuples(item) for name, item in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(text)))
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not the fields of a configuration")
+    return ConfigDict(tuples(content))
 
 
 def differences(saved: ConfigDict, config: ConfigDict) -> list[str]:
@@ -173,17 +180,26 @@ def _cross_field(config: ConfigDict) -> list[tuple[bool, str]]:
     ]
 
 
+def toy_notice(spec: str, config: ConfigDict) -> str:
+    """The line that a run at demo scale prints: what it is, and which command is not that; '' at other scales."""
+    if config.scale != "demo":
+        return ""
+    roots = [name for name in ("environment", "speech") if any(name in slot for slot in config.data.slots)]
+    command = f"--config {spec.split(':')[0]}:cpu " + " ".join(f"--config.data.{name}_root=DIR" for name in roots)
+    return f"demo is a toy scale; on your recordings: python -m jaxsep.main {command}"
+
+
 def gamma_vector(
     gamma: dict[str, float], names: Sequence[str], groups: Sequence[str], corpora: Sequence[str]
 ) -> np.ndarray:
     """[classes] float32: each class's value of γ, by its own name, else its group's, else its corpus's, else 0.
 
     Raises:
-      SettingsError: a name that is no class, group or corpus of the data.
+      SettingsError: a name that is no class, group or corpus of the data, with a value other than 0.
     """
     legal = sorted({*names, *groups, *corpora})
-    for name in gamma:
-        if name not in legal:
+    for name, value in gamma.items():
+        if name not in legal and value:
             close = difflib.get_close_matches(name, legal, n=1)
             hint = f"did you mean {close[0]}?" if close else f"corpora here: {', '.join(sorted(set(corpora)))}"
             raise SettingsError(f"weighting.gamma.{name}: no class, group or corpus of the data has this name; {hint}")
@@ -211,8 +227,8 @@ def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
     return lambda v: _number(v) and v >= low, f"a number of at least {low:g}"
 
 
-def _above_zero(most: float = math.inf) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: _number(v) and 0 < v <= most, "a number above 0"
+def _above_zero() -> tuple[Callable[[Any], bool], str]:
+    return lambda v: _number(v) and v > 0, "a number above 0"
 
 
 def _one_of(*legal: str) -> tuple[Callable[[Any], bool], str]:

@@ -140,9 +140,17 @@ def test_table_shows_best_and_worst_classes():
 
 def test_csv_has_one_row_per_source(tmp_path):
     path = tmp_path / "test.csv"
-    write_csv(path, rows([1, 2], [0, 2]), NAMES, ("animals", "nature", "speech"), CORPORA, data="synthetic")
+    write_csv(
+        path,
+        rows([1, 2, 3], [0, 2, 1], num_active=[2, 2, 1]),
+        NAMES,
+        ("animals", "nature", "speech"),
+        CORPORA,
+        data="synthetic",
+    )
     with open(path, newline="") as file:
         found = list(csv.DictReader(file))
+    assert (found[2]["si_sdr_db"], found[2]["si_sdri_db"]) == ("2.0000", "")
     assert found[1] == {
         "mixture": "0",
         "slot": "1",

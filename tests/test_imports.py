@@ -29,7 +29,7 @@ def imports(path: Path) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.append(node.module)
+            names += [node.module] if node.module != "jaxsep" else []
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return names
 
@@ -51,13 +51,13 @@ def test_rooms_stay_apart(path):
     if len(place.parts) == 1:
         return
     room, allowed = place.parts[0], ALLOWED[place.parts[0]]
+    if "jaxsep" in found:
+        assert str(place) in {"inference/bundle.py", "training/experiment.py"}, "these read jaxsep.__version__"
     for name in found:
         if not name.startswith("jaxsep.") or name.startswith(f"jaxsep.{room}"):
             continue
         inner = name.removeprefix("jaxsep.")
         if str(place) in CONFIGURED and inner.split(".")[0] in {"settings", "inference"}:
-            continue
-        if name == "jaxsep.__version__":
             continue
         assert any(inner == a or inner.startswith(f"{a}.") or a.startswith(inner) for a in allowed), (
             f"{place} imports {name}"
@@ -66,7 +66,7 @@ def test_rooms_stay_apart(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_can_be_read_in_an_afternoon(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 330
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 320
 
 
 def test_the_library_imports_no_torch_tensorflow_or_matplotlib():

@@ -60,6 +60,11 @@ MISTAKES = [
     ({"data__slots": "('environment','environment','environment')", "model__num_sources": 3}, "data.slots"),
     ({"data__active_counts": "(0.5,0.2)"}, "data.active_counts"),
     ({"model__family": "no.such.place:Net"}, "model.family"),
+    ({"model__family": "flax.linen:Dense"}, "model.family flax.linen:Dense"),
+    ({"data__slots": "('speach','environment')"}, "'speach' is no corpus; there are speech and environment"),
+    ({"data__slots": "('speech',)", "model__num_sources": 1}, "no mixture of val has two sources that sound"),
+    ({"data__active_counts": "(1.0,0.0)"}, "no mixture of val has two sources that sound"),
+    ({"weighting__gamma__a.b": 2.0}, "a name with a dot"),
     ({"data__short_clips": "skip", "data__segment_seconds": 2.0}, "data.short_clips"),
 ]
 
@@ -81,6 +86,35 @@ def test_bad_folders_are_named(refused, tmp_path):
         (tmp_path / "bad" / split / "anna").mkdir(parents=True)
     (bad / "broken.wav").write_bytes(b"RIFF but nothing more")
     assert "broken.wav" in refused(data__speech_root=tmp_path / "bad")
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys, monkeypatch, tree):
+    monkeypatch.setenv("JAXSEP_CACHE", str(tree / "cache"))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "precious.bin").write_bytes(b"1")
+    roots = {"data__speech_root": tree / "speech", "data__environment_root": tree / "environment"}
+    assert main(arguments(tmp_path, **roots)) == 2
+    assert "is neither empty nor a run's folder" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("[1, 2]")
+    assert main(arguments(tmp_path, **roots)) == 2
+    assert "config.json cannot be read" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "model", "precious.bin"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "no attribute 'get_config'"),
+        ("import nowhere_at_all", "No module named"),
+        ("def get_config(", "SyntaxError"),
+    ],
+)
+def test_config_files_that_fail_get_one_line(tmp_path, capsys, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    assert main(["--config", str(tmp_path / "mine.py")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
 
 
 def test_arguments_that_do_not_fit_are_refused_by_a_real_process(tmp_path):

@@ -40,6 +40,7 @@ def test_bad_data_in_a_real_process(tmp_path):
 
 def test_rate_and_output(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXSEP_CACHE", str(tmp_path / "packed"))
     write_tree(tmp_path / "root", classes=2, clips=3, seconds=1.0)
     assert main(["root", "--name", "speech", "--sample-rate", "4000"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -14,7 +14,7 @@ from runs import ROOT, arguments, last_state, records, summary
 
 import jaxsep
 from jaxsep.main import main
-from jaxsep.training.build import build
+from jaxsep.training.build import build, fresh_params
 from jaxsep.training.experiment import read_config
 
 
@@ -65,7 +65,7 @@ def test_a_run_leaves_what_the_design_says(finished):
     assert (rate, audio.shape) == (8000, (2000,))
     assert len(list(excerpts[0].glob("source*.wav"))) == len(list(excerpts[0].glob("estimate*.wav"))) == 2
     steps = [record["step"] for record in records(finished, "train")]
-    assert steps == [2, 4, 6, 8, 10]
+    assert steps == [2, 4, 5, 6, 8, 10]  # every second step, and the last of an epoch
     assert {"loss", "si_sdri", "grad_norm", "ess", "no_mass", "learning_rate"} < set(records(finished, "train")[0])
 
 
@@ -99,13 +99,22 @@ def start(workdir, **fields) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(finished, tmp_path, number, status):
+@pytest.mark.parametrize(
+    ("number", "status", "step", "minutes"),
+    [
+        (signal.SIGTERM, 143, 2, 10),
+        (signal.SIGINT, 130, 6, 10),
+        (signal.SIGKILL, -9, 6, 10),
+        (signal.SIGKILL, -9, 8, 1e-9),
+    ],
+)
+def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(finished, tmp_path, number, status, step, minutes):
+    """Stopped after a step of the first or second epoch; with a checkpoint after every epoch, and after every step."""
     workdir = tmp_path / "run"
-    process = start(workdir, train__ema_decay=0.9)
+    process = start(workdir, train__ema_decay=0.9, train__checkpoint_minutes=minutes)
     deadline = time.monotonic() + 120
     metrics = workdir / "metrics.jsonl"
-    while not (metrics.exists() and '"step": 6' in metrics.read_text()):
+    while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -132,6 +141,7 @@ def test_epochs_may_be_added_and_nothing_is_done_twice(finished, tmp_path, capsy
     assert main(arguments(workdir, train__ema_decay=0.9, train__num_epochs=1)) == 0
     assert summary(workdir)["training"]["steps"] == 5
     assert main(arguments(workdir, train__ema_decay=0.9)) == 0
+    assert len(list((workdir / "evaluation" / "audio").iterdir())) == 25
     assert_same(last_state(workdir), last_state(finished))
     capsys.readouterr()
     before = (workdir / "summary.json").stat().st_mtime_ns
@@ -161,9 +171,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path):
 
 
 def _initial(workdir):
-    from jaxsep.training.build import initial_params
-
-    return initial_params(build(read_config(workdir)))
+    return fresh_params(build(read_config(workdir)))
 
 
 def test_starts_from_a_trained_run_and_from_published_weights(finished, tmp_path, reference_dir, capsys):
@@ -187,9 +195,10 @@ def test_starts_from_a_trained_run_and_from_published_weights(finished, tmp_path
     published = reference_dir / "improved_sudormrf_module.pt"
     options = {f"model__{name}": value for name, value in fields.items()}
     assert main(arguments(tmp_path / "from-pt", train__init_from=published, train__num_epochs=1, **options)) == 0
-    assert main(arguments(tmp_path / "wrong", train__init_from=published)) == 2
-    assert "train.init_from" in capsys.readouterr().err
-    assert main(arguments(tmp_path / "missing", train__init_from=tmp_path / "nothing")) == 2
+    for origin in (published, tmp_path / "nothing", tmp_path / "nothing.pt"):
+        assert main(arguments(tmp_path / "wrong", train__init_from=origin)) == 2
+        assert "error: train.init_from: " in capsys.readouterr().err
+        assert not (tmp_path / "wrong").exists()
 
 
 FAMILY = '''
@@ -225,11 +234,27 @@ def test_evaluates_a_finished_run_on_other_data(finished, capsys):
     assert main(arguments_) == 0
     assert "combined" in capsys.readouterr().out
     (folder,) = (finished / "evaluation").glob("on-*")
+    assert (folder / "recipes" / "test.npz").exists()
     assert summary(folder)["test"]["si_sdri"]["combined"]["n"] == 24
     assert summary(finished) == before
     # The same mixtures are the first 12 of the run's own test set: the same rows come out.
     ours = (folder / "test.csv").read_text().splitlines()
     assert ours == (finished / "evaluation" / "test.csv").read_text().splitlines()[:25]
+
+
+def test_evaluates_on_a_set_that_has_only_a_test_split(finished, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for corpus in ("speech", "environment"):
+        for name in ("one", "two"):
+            (tmp_path / corpus / "test" / name).mkdir(parents=True)
+            soundfile.write(tmp_path / corpus / "test" / name / "a.flac", 0.1 * rng.standard_normal(9000), 8000)
+    roots = [f"--config.data.{name}_root={tmp_path / name}" for name in ("speech", "environment")]
+    assert main(["--mode", "evaluate", "--workdir", str(finished), *roots]) == 0
+    assert "Test set of recordings" in capsys.readouterr().out
+    assert main(["--mode", "evaluate", "--workdir", str(finished), "--config.data.sample_rate=16000"]) == 2
+    assert "data.sample_rate is 16000, the model's is 8000" in capsys.readouterr().err
+    assert main(["--mode", "evaluate", "--workdir", str(finished), "--config.seed=4"]) == 2
+    assert "seed" in capsys.readouterr().err
 
 
 def test_sources_that_are_alone_are_reported_apart(tmp_path):

@@ -114,7 +114,6 @@ def prepare(
     sample_rate: int,
     cache_dir: str | os.PathLike,
     *,
-    synthetic: bool = False,
     progress: bool = True,
 ) -> Corpus:
     """Packs a dataset into `cache_dir/NAME-RATE-FINGERPRINT/`, or opens the pack made from the same files before.
@@ -128,7 +127,6 @@ def prepare(
         name: 'speech' or 'environment'.
         sample_rate: Hz.
         cache_dir: where packs lie; made if missing.
-        synthetic: label the corpus synthetic even if its root carries no marker.
         progress: show a progress bar with the time left, where standard error is a terminal.
 
     Raises:
@@ -143,7 +141,7 @@ def prepare(
     if layout == "wsj0-2mix":
         count = sum(row.split == "train" for row in rows)
         say(f"{name}: {count:,} training utterances in WSJ0-2mix (the paper: {PAPER_TRAIN_UTTERANCES:,})")
-    synthetic = synthetic or (root / SYNTHETIC_MARKER).is_file()
+    synthetic = (root / SYNTHETIC_MARKER).is_file()
     header = {"kind": KIND, "name": name, "layout": layout, "sample_rate": sample_rate, "synthetic": synthetic}
     facts = header | {"rows": [(row.class_name, row.group, row.split) for row in rows]}
     digest = fingerprint(root, [row.path for row in rows], metadata_files(root, layout), facts)

@@ -223,6 +223,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def default_cache() -> Path:
+    """Where packs lie unless told otherwise: $JAXSEP_CACHE, or else ~/.cache/jaxsep."""
+    return Path(os.environ.get("JAXSEP_CACHE") or Path.home() / ".cache" / "jaxsep")
+
+
 def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -238,6 +243,9 @@ def _temporary_name(final: Path) -> Path:
 
 def _remove_stale(target: Path) -> None:
     for folder in target.parent.glob(f".{target.name}.tmp-*"):
-        newest = max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0.0)
+        try:
+            newest = max(path.stat().st_mtime for path in (folder, *folder.glob("*")))
+        except FileNotFoundError:
+            continue  # its owner has just published it
         if time.time() - newest > STALE_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)

@@ -51,8 +51,9 @@ def summarise_rows(rows: Rows, names: Sequence[str], corpora: Sequence[str]) -> 
     for corpus in sorted(set(corpora)):
         if np.any(corpus_of == corpus):
             summaries[corpus] = summarise(scores[corpus_of == corpus])
-    for class_id in np.unique(class_ids):
-        summaries[f"class:{names[class_id]}"] = summarise(scores[class_ids == class_id])
+    name_of = np.array(names)[class_ids] if class_ids.size else np.array([], dtype=str)
+    for name in np.unique(name_of):  # one name in two corpora is one class
+        summaries[f"class:{name}"] = summarise(scores[name_of == name])
     return summaries
 
 

@@ -51,7 +51,7 @@ def write_csv(
     path: Path, rows: Rows, names: Sequence[str], groups: Sequence[str], corpora: Sequence[str], *, data: str
 ) -> None:
     """One line per source: mixture index, slot, class, group, corpus, sources active in the mixture, input SNR, SI-SDR and
-    SI-SDRi in dB, and what the sound was ('recordings' or 'synthetic').
+    SI-SDRi in dB (empty where the source is alone), and what the sound was ('recordings' or 'synthetic').
 
     Args:
       path: written under a temporary name and renamed.
@@ -78,6 +78,8 @@ def write_csv(
         for row in range(len(rows["index"])):
             class_id = int(rows["class_id"][row])
             decibels = [f"{rows[name][row]:.4f}" for name in ("input_snr", "si_sdr", "si_sdri")]
+            if rows["num_active"][row] == 1:
+                decibels[-1] = ""
             place = [int(rows["index"][row]), int(rows["slot"][row])]
             kind = [names[class_id], groups[class_id], corpora[class_id], int(rows["num_active"][row])]
             writer.writerow([*place, *kind, *decibels, data])

@@ -107,7 +107,10 @@ def load_bundle(folder: str | os.PathLike, *, trust: str = "") -> tuple[Any, Any
             f"{folder}/model.json: family is {family!r}, a network outside jaxsep, which loading would import; "
             f"legal without trust: {', '.join(models.FAMILIES)}"
         )
-    module = models.create(family, **fields)
+    try:
+        module = models.create(family, **fields)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{folder}/model.json: {error}") from error
     expected = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
     params = unflatten(arrays)
     check_params(params, expected, str(folder / "params.safetensors"))

@@ -75,7 +75,7 @@ class Decoder(nn.Module):
         frames = ops.product(x.reshape(batch, count, -1), matrix.reshape(sources * basis, -1))
         frames = frames.reshape(batch, count, sources, -1).swapaxes(1, 2).reshape(batch * sources, count, -1)
         estimates = framing.overlap_add(frames).reshape(batch, sources, -1)
-        return estimates + self.param("bias", init, (sources,))[None, :, None]
+        return estimates + self.param("bias", nn.initializers.zeros, (sources,))[None, :, None]
 
 
 class SudoRmRf(nn.Module):

@@ -42,8 +42,7 @@ class Tensor(NamedTuple):
 class Shell:
     """Stands for an instance of a known class and only holds its attributes."""
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    def __init__(self) -> None:
         self.state: dict[str, Any] = {}
 
 
@@ -195,7 +194,7 @@ class _Machine:
         arguments, kind = self.pop(), self.pop()
         if not isinstance(kind, _Global) or kind.name not in SHELLS or arguments != ():
             raise UnsafePickleError(f"{self.path}: refused: an object of {getattr(kind, 'name', type(kind).__name__)}")
-        self.stack.append(Shell(kind.name))
+        self.stack.append(Shell())
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1]

@@ -66,16 +66,16 @@ def _search_all(pairwise: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def _subset_levels(num_sources: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per level k: members [S, k+1] of every subset of k+1 estimates, the place of each subset without that member in the
-    level below [S, k+1], and the bit mask of each subset [S]."""
+def _subset_levels(num_sources: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per level k: the members [S, k+1] of every subset of k+1 estimates, and the place in the level below of the subset
+    without each of them [S, k+1]."""
     levels = []
     place = {0: 0}
     for size in range(1, num_sources + 1):
         subsets = list(itertools.combinations(range(num_sources), size))
         masks = [sum(1 << member for member in subset) for subset in subsets]
         rests = [[place[mask - (1 << m)] for m in subset] for mask, subset in zip(masks, subsets, strict=True)]
-        levels.append((np.array(subsets, np.int32), np.array(rests, np.int32), np.array(masks, np.int32)))
+        levels.append((np.array(subsets, np.int32), np.array(rests, np.int32)))
         place = {mask: index for index, mask in enumerate(masks)}
     return levels
 
@@ -84,13 +84,13 @@ def _search_subsets(pairwise: jax.Array) -> jax.Array:
     levels = _subset_levels(pairwise.shape[-1])
     best = jnp.zeros((*pairwise.shape[:-2], 1), pairwise.dtype)
     choices = []
-    for source, (members, rests, _) in enumerate(levels):
+    for source, (members, rests) in enumerate(levels):
         totals = best[..., rests] + pairwise[..., source, :][..., members]
         choices.append(jnp.argmax(totals, axis=-1))
         best = jnp.max(totals, axis=-1)
     subset = jnp.zeros(pairwise.shape[:-2], jnp.int32)  # the last level has one subset: all estimates
     permutation = []
-    for (members, rests, _), choice in zip(reversed(levels), reversed(choices), strict=True):
+    for (members, rests), choice in zip(reversed(levels), reversed(choices), strict=True):
         member = jnp.take_along_axis(choice, subset[..., None], axis=-1)[..., 0]
         permutation.append(jnp.asarray(members)[subset, member])
         subset = jnp.asarray(rests)[subset, member]

@@ -101,7 +101,7 @@ def softmax(logit_fn: Logits) -> Softmax:
 
     >>> import jax.numpy as jnp
     >>> hardest_first = softmax(lambda losses, class_ids, epoch, *, batch=None: 10.0 * losses)
-    >>> print(hardest_first(jnp.array([-5.0, 3.0]), None, 0))
+    >>> print(hardest_first(jnp.array([-5.0, 3.0]), None, 0).round(3))
     [0. 1.]
     """
     return Softmax(logit_fn)

@@ -1,7 +1,6 @@
 """From a configuration to the parts of an experiment: everything that can be checked before anything is compiled."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxsep import models, settings
+from jaxsep.data.batches import steps_per_epoch
+from jaxsep.data.packing import default_cache
 from jaxsep.inference.bundle import check_params, load_bundle
 from jaxsep.models import torch_import
 from jaxsep.objective import weighting as weightings
@@ -41,14 +42,22 @@ def build(config: ConfigDict) -> Parts:
     settings.validate(config)
     module, fields = build_module(config)
     sets = build_sets(config)
+    check_module(module, config)
     table, train = sets.table, config.train
-    legal = settings.best_metric_names([table.names[i] for i in sets.classes("val")], table.corpora)
+    for split in ("val", "test"):
+        if not sets.scored_classes(split):
+            raise SettingsError(
+                f"no mixture of {split} has two sources that sound, and SI-SDR improvement needs them: data.slots is "
+                f"{config.data.slots}, data.active_counts {config.data.active_counts}, model.num_sources {sets.num_sources}"
+            )
+    scored = [table.names[i] for i in sets.scored_classes("val")]
+    legal = settings.best_metric_names(scored, [table.corpora[i] for i in sets.scored_classes("val")])
     if train.best_metric not in legal:
         shown = ", ".join(legal[:14])
         raise SettingsError(
             f"train.best_metric is {train.best_metric!r}, it must be one of {shown}, or another class of val"
         )
-    steps = train.mixtures_per_epoch // train.batch_size
+    steps = steps_per_epoch(train.mixtures_per_epoch, train.batch_size)
     schedule = make_schedule(
         train.schedule,
         train.learning_rate,
@@ -68,13 +77,31 @@ def build_module(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
         return models.create(config.model.family, **fields), fields
     except ValueError as error:
         raise SettingsError(str(error)) from error
+    except TypeError as error:
+        raise SettingsError(f"model.family {config.model.family}: {error}; its other fields need defaults") from error
 
 
-def build_sets(config: ConfigDict) -> Sets:
+def check_module(module: Any, config: ConfigDict) -> None:
+    """Raise SettingsError unless the network maps [B, T] to [B, N, T]; nothing is computed."""
+    mixture = jax.ShapeDtypeStruct((2, 800), np.float32)
+    wanted = (2, config.model.num_sources, 800)
+    try:
+        found = jax.eval_shape(module.init_with_output, jax.random.key(0), mixture)[0].shape
+    except Exception as error:  # the user's own network may fail in any way
+        raise SettingsError(
+            f"model.family {config.model.family} fails on a mixture {mixture.shape}: {error}"
+        ) from error
+    if found != wanted:
+        raise SettingsError(
+            f"model.family {config.model.family} gives {found} for {mixture.shape}, it must give {wanted}"
+        )
+
+
+def build_sets(config: ConfigDict, splits: Sequence[str] = ("train", "val", "test")) -> Sets:
     """The mixtures, checked against the model's number of sources."""
     data = config.data.to_dict()
-    data["cache_dir"] = Path(data["cache_dir"] or os.environ.get("JAXSEP_CACHE") or Path.home() / ".cache" / "jaxsep")
-    sets = open_sets(**data, pad_seconds=config.evaluation.pad_seconds)
+    data["cache_dir"] = Path(data["cache_dir"] or default_cache())
+    sets = open_sets(**data, pad_seconds=config.evaluation.pad_seconds, splits=splits)
     if sets.num_sources != config.model.num_sources:
         raise SettingsError(
             f"model.num_sources is {config.model.num_sources}, the mixtures have {sets.num_sources} sources"
@@ -102,15 +129,20 @@ def build_weighting(config: ConfigDict, sets: Sets) -> Callable[..., Any]:
     return weightings.uniform()
 
 
-def initial_params(parts: Parts) -> Any:
-    """Fresh parameters from config.seed, or those of train.init_from.
+def fresh_params(parts: Parts) -> Any:
+    """Parameters drawn from config.seed."""
+    return init_params(parts.module, parts.sets.num_samples, parts.config.seed)
+
+
+def params_to_start_from(parts: Parts) -> Any:
+    """The parameters of train.init_from, or None where it is empty.
 
     Raises:
       SettingsError: train.init_from cannot be read, or its parameters are not the network's.
     """
     config, origin = parts.config, parts.config.train.init_from
     if not origin:
-        return init_params(parts.module, parts.sets.num_samples, config.seed)
+        return None
     try:
         if origin.endswith((".pt", ".pth")):
             _, params = torch_import.from_file(origin)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxsep.training.state import TrainState
@@ -20,29 +21,29 @@ class Checkpoints:
         self._managers = {name: _manager(folder / name) for name in ("last", "best")}
 
     def save(self, name: str, state: TrainState, progress: dict[str, Any]) -> None:
-        """Write state and progress (JSON data) as the checkpoint `name`, 'last' or 'best', in place of the one before.
-
-        A step that is there already was saved with the same state (training is deterministic): only the step is compared.
-        """
-        step = int(state.step)
+        """Write state and progress (JSON data) as the checkpoint `name`, 'last' or 'best'; the one before goes after that."""
         manager = self._managers[name]
-        if name == "last" and step in manager.all_steps():
-            manager.delete(step)  # the same step with later progress: validated since
-        if step not in manager.all_steps():
-            arguments = {"state": ocp.args.StandardSave(vars(state)), "progress": ocp.args.JsonSave(progress)}
-            manager.save(step, args=ocp.args.Composite(**arguments))
-            manager.wait_until_finished()
+        number = (manager.latest_step() or 0) + 1  # of the save: a step may be saved twice, before and after validation
+        arguments = {"state": ocp.args.StandardSave(vars(state)), "progress": ocp.args.JsonSave(progress)}
+        manager.save(number, args=ocp.args.Composite(**arguments))
+        manager.wait_until_finished()
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a checkpoint `name`."""
+        return self._managers[name].latest_step() is not None
 
     def restore(self, name: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The checkpoint `name` as (state, progress), or None where there is none. like: a state of the same structure."""
         manager = self._managers[name]
-        step = manager.latest_step()
-        if step is None:
+        number = manager.latest_step()
+        if number is None:
             return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, vars(like))
         arguments = {"state": ocp.args.StandardRestore(abstract), "progress": ocp.args.JsonRestore()}
-        restored = manager.restore(step, args=ocp.args.Composite(**arguments))
-        return TrainState(**restored["state"]), restored["progress"]
+        restored = manager.restore(number, args=ocp.args.Composite(**arguments))
+        # Orbax pins arrays to their device, and a jitted function compiles anew for pinned ones.
+        state = jax.tree.map(jnp.array, jax.device_get(restored["state"]))
+        return TrainState(**state), restored["progress"]
 
     def close(self) -> None:
         for manager in self._managers.values():

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxsep
-from jaxsep import settings
+from jaxsep import models, settings
 from jaxsep.data.audio import write_wav
+from jaxsep.data.packing import atomic_file
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
 from jaxsep.evaluation.statistics import average, summarise_alone
 from jaxsep.evaluation.tables import distribution_table, write_csv
 from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.settings import SettingsError
-from jaxsep.training.build import Parts, build, build_module, build_sets
+from jaxsep.training.build import Parts, build, build_sets, params_to_start_from
 from jaxsep.training.run import Interrupted, Run, Stop, score
 
 
@@ -32,11 +33,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Interrupted: a signal arrived; the run is saved.
     """
     parts = build(config)
+    begun = (workdir / "checkpoints" / "last").is_dir()
+    params = None if begun else params_to_start_from(parts)
     claim(workdir, parts)
     done = finished(workdir, config)
     if done is None:
         announce(parts, workdir)
-        run = Run(parts, workdir)
+        run = Run(parts, workdir, params)
         try:
             run.fit()
             done = conclude(run)
@@ -59,6 +62,10 @@ def claim(workdir: Path, parts: Parts) -> None:
         different = settings.differences(read_config(workdir), parts.config)
         if different:
             raise SettingsError(f"--workdir {workdir} holds another run: {'; '.join(different)}; use another folder")
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise SettingsError(
+            f"--workdir {workdir} is neither empty nor a run's folder (no config.json); use another folder"
+        )
     parts.sets.check_recipes(workdir / "recipes")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -86,16 +93,12 @@ def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
 
 
 def announce(parts: Parts, workdir: Path) -> None:
-    """What is about to happen, in a few lines."""
-    config, sets = parts.config, parts.sets
-    corpora = ", ".join(f"{sets.table.corpora.count(name)} {name} classes" for name in sorted(set(sets.table.corpora)))
-    print(
-        f"{workdir}: {config.weighting.name} per {config.weighting.granularity}, {' + '.join(config.data.slots)}, {corpora}"
-    )
-    if config.scale == "demo":
-        roots = " ".join(f"--config.data.{name}_root=DIR" for name in sorted(set(sets.table.corpora)))
-        print(f"demo is a toy scale; real recordings: --config configs/{config.weighting.name}.py:cpu {roots}")
-    if sets.synthetic:
+    """What is about to happen, in a line or two."""
+    chosen, corpora = parts.config.weighting, parts.sets.table.corpora
+    classes = ", ".join(f"{corpora.count(name)} {name} classes" for name in sorted(set(corpora)))
+    mixtures = "premixed" if parts.config.data.premixed_root else " + ".join(parts.config.data.slots)
+    print(f"{workdir}: {chosen.name} weighting per {chosen.granularity}; mixtures: {mixtures}; {classes}")
+    if parts.sets.synthetic:
         print("the sound is synthetic: no figure of this run says anything about recordings")
 
 
@@ -126,7 +129,7 @@ def conclude(run: Run) -> dict[str, Any]:
             "epochs": progress.epoch,
             "steps": int(run.state.step),
             "seconds": round(progress.seconds, 1),
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "parameters": models.count_params(params),
         },
         "best": {"epoch": progress.best_epoch + 1, "metric": config.train.best_metric, "value": progress.best},
         **results,
@@ -160,6 +163,7 @@ def describe(rows: Rows, summaries: dict[str, Any]) -> dict[str, Any]:
 
 def write_excerpts(parts: Parts, params: Any, rows: Rows, folder: Path) -> None:
     """The audio of test mixtures from the worst to the best: PLACE-RANK-mixtureINDEX/{mixture,sourceN-CLASS,estimateN}.wav."""
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier end of this run
     apply_fn = jax.jit(parts.module.apply)
     names, rate = parts.sets.table.names, parts.sets.sample_rate
     padded = parts.sets.padded_lengths("test")
@@ -209,20 +213,31 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       BundleError: the run holds no model.
     """
     settings.validate(config)
-    build_module(config)
-    module, params, _ = load_bundle(workdir, trust=config.model.family)
-    sets = build_sets(config)
+    changed = [name for name in settings.differences(read_config(workdir), config) if not name.startswith("data.")]
+    if changed:
+        raise SettingsError(f"--mode evaluate takes only other data and evaluation.batch_size, not {changed[0]}")
+    module, params, description = load_bundle(workdir, trust=config.model.family)
+    if config.data.sample_rate != description["sample_rate"]:
+        raise SettingsError(
+            f"data.sample_rate is {config.data.sample_rate}, the model's is {description['sample_rate']}"
+        )
+    sets = build_sets(config, ("test",))
+    if not sets.scored_classes("test"):
+        raise SettingsError("no mixture of test has two sources that sound, and SI-SDR improvement needs them")
     eval_step = make_eval_step(module.apply, zero_mean=config.loss.zero_mean)
     stop = Stop()
     try:
         rows, summaries = score(sets, eval_step, params, "test", config.evaluation.batch_size, stop)
+    except Interrupted as interruption:
+        print(f"{interruption}: stopped, nothing written", file=sys.stderr)
+        raise
     finally:
         stop.close()
     data = "synthetic" if sets.synthetic else "recordings"
     mixtures = [*sets.pools["test"].fingerprints, *(array.tobytes().hex() for array in sets.recipes["test"].values())]
     name = hashlib.sha256("\n".join(mixtures).encode()).hexdigest()[:12]
     folder = workdir / "evaluation" / f"on-{name}"
-    folder.mkdir(parents=True, exist_ok=True)
+    sets.save_recipes(folder / "recipes")
     table = sets.table
     write_csv(folder / "test.csv", rows, table.names, table.groups, table.corpora, data=data)
     summary: dict[str, Any] = {"jaxsep": jaxsep.__version__, "data": {"kind": data, **config.data.to_dict()}}
@@ -234,6 +249,5 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with atomic_file(path) as stream:
+        stream.write(text.encode())

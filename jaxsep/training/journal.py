@@ -2,13 +2,14 @@
 
 import importlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from jaxsep.data.packing import atomic_file
 
 
 class Journal:
@@ -58,9 +59,8 @@ def _cut(path: Path, step: int, epoch: int) -> None:
             continue  # a kill in the middle of a write leaves half a line
         if before:
             kept.append(line + "\n")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    with atomic_file(path) as stream:
+        stream.write("".join(kept).encode())
 
 
 def _curves(folder: Path, step: int, say: Any) -> Any:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from jaxsep.evaluation.evaluate import Rows, evaluate, make_eval_step
 from jaxsep.evaluation.statistics import metric, summarise_rows
-from jaxsep.training.build import Parts, initial_params
+from jaxsep.training.build import Parts, fresh_params
 from jaxsep.training.checkpoint import Checkpoints
 from jaxsep.training.journal import Journal, Window
 from jaxsep.training.sets import Sets
@@ -89,16 +89,20 @@ _BAR: dict[str, Any] = {"leave": False, "dynamic_ncols": True, "mininterval": 0.
 
 
 class Run:
-    """State and progress of a run, restored from workdir/checkpoints where there is one."""
+    """State and progress of a run, restored from workdir/checkpoints where there is one.
 
-    def __init__(self, parts: Parts, workdir: Path) -> None:
+    Args:
+      params: to start from where there is no checkpoint; None: fresh ones.
+    """
+
+    def __init__(self, parts: Parts, workdir: Path, params: Any = None) -> None:
         config = parts.config
-        frozen = getattr(parts.module, "FROZEN", ())
+        # What is frozen is what a loss free of the mean cannot see.
+        frozen = getattr(parts.module, "FROZEN", ()) if config.loss.zero_mean else ()
         self.parts, self.workdir, self.stop = parts, workdir, Stop()
         self.tx = make_optimizer(parts.schedule, clip_norm=config.train.clip_norm, frozen=frozen)
-        self.state = create_state(
-            initial_params(parts), self.tx, weighting=parts.weighting, ema=config.train.ema_decay > 0
-        )
+        start = fresh_params(parts) if params is None else params
+        self.state = create_state(start, self.tx, weighting=parts.weighting, ema=config.train.ema_decay > 0)
         self.progress = Progress()
         self.checkpoints = Checkpoints(workdir / "checkpoints")
         restored = self.checkpoints.restore("last", self.state)
@@ -215,13 +219,13 @@ class Run:
             batches.close()  # type: ignore[attr-defined]
 
     def log(self, bar: Any) -> None:
-        """Write and show the means of the last steps, every train.log_every steps."""
+        """Write and show the means of the last steps, every train.log_every steps and at the end of an epoch."""
         step = self.progress.epoch * self.parts.steps_per_epoch + self.progress.step
-        if step % self.parts.config.train.log_every:
+        if step % self.parts.config.train.log_every and self.progress.step < self.parts.steps_per_epoch:
             return
         values = self.window.means()
         self.window = Window()
-        rate = float(self.parts.schedule(step))
+        rate = float(self.parts.schedule(step - 1))
         self.journal.record("train", step=step, epoch=self.progress.epoch, learning_rate=rate, **values)
         bar.set_postfix_str(f"loss {values['loss']:.2f}, SI-SDRi {values['si_sdri']:.2f} dB", refresh=False)
 
@@ -244,7 +248,7 @@ class Run:
 
     def recent_tests(self) -> list[dict[str, Any]]:
         """Summaries of the test set after each of the last evaluation.last_epochs epochs; [] where training stopped early."""
-        epochs = range(self.progress.epoch - self.parts.config.evaluation.last_epochs, self.progress.epoch)
+        epochs = range(max(0, self.progress.epoch - self.parts.config.evaluation.last_epochs), self.progress.epoch)
         tests = [self.progress.tests.get(str(epoch)) for epoch in epochs]
         return [test for test in tests if test] if all(tests) else []
 

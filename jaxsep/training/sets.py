@@ -34,16 +34,18 @@ class Sets:
 
     @property
     def num_sources(self) -> int:
-        return self.pools["train"].num_sources
+        return self.pools["test"].num_sources
 
     @property
     def num_samples(self) -> int:
         """T of a training mixture."""
         return self.pools["train"].num_samples
 
-    def classes(self, split: str) -> list[int]:
-        """Ids of the classes that occur in 'val' or 'test'."""
-        return [int(i) for i in np.unique(self.recipes[split]["class_ids"]) if i >= 0]
+    def scored_classes(self, split: str) -> list[int]:
+        """Ids of the classes that occur in 'val' or 'test' beside another source, where SI-SDR improvement means something."""
+        recipes = self.recipes[split]
+        several = np.sum(recipes["active"], axis=1) > 1
+        return [int(i) for i in np.unique(recipes["class_ids"][several]) if i >= 0]
 
     def train_batches(self, *, seed: int, **where: Any) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """(epoch, step, batch) without end, on the device; `where` as in `jaxsep.data.batches.batches`."""
@@ -102,16 +104,15 @@ class Sets:
 
     def check_recipes(self, folder: Path) -> None:
         """Raise DataError where folder holds recipes that were drawn from other recordings."""
-        for split in EVALUATED:
+        for split in self.recipes:
             path = folder / f"{split}.npz"
             if path.exists():
                 load_recipes(path, self.pools[split])
 
     def save_recipes(self, folder: Path) -> None:
         """Write val.npz and test.npz."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for split in EVALUATED:
-            save_recipes(folder / f"{split}.npz", self.recipes[split], self.pools[split])
+        for split, recipes in self.recipes.items():
+            save_recipes(folder / f"{split}.npz", recipes, self.pools[split])
 
 
 def _fit(signals: np.ndarray, samples: int) -> np.ndarray:
@@ -138,10 +139,12 @@ def open_sets(
     mixtures_test: int,
     eval_seed: int,
     pad_seconds: float,
+    splits: Sequence[str] = ("train", *EVALUATED),
 ) -> Sets:
     """Packs or opens the corpora that the slots name, and draws the validation and test recipes.
 
-    Args: the fields of config.data, described in configs/default.py; pad_seconds of config.evaluation.
+    Args: the fields of config.data, described in configs/default.py; pad_seconds of config.evaluation; splits: those wanted,
+      the data need have no others.
 
     Raises:
       DataError: naming the field or file and what would be right.
@@ -154,7 +157,7 @@ def open_sets(
             split: make_premixed_pool(
                 premixed, split=split, segment_seconds=segment_seconds if split == "train" else None
             )
-            for split in ("train", *EVALUATED)
+            for split in splits
         }
     else:
         roots = {"speech": speech_root, "environment": environment_root}
@@ -172,12 +175,13 @@ def open_sets(
                 active_counts=active_counts,
                 short_clips=short_clips,
             )
-            for split in ("train", *EVALUATED)
+            for split in splits
         }
     counts = {"val": mixtures_val, "test": mixtures_test}
     recipes = {
-        split: draw(pools[split], eval_seed, 0, np.arange(pools[split].num_mixtures or counts[split]))
-        for split in EVALUATED
+        split: draw(pool, eval_seed, 0, np.arange(pool.num_mixtures or counts[split]))
+        for split, pool in pools.items()
+        if split in EVALUATED
     }
     return Sets(table, pools, recipes, sample_rate, max(1, round(pad_seconds * sample_rate)), made_up)
 
@@ -185,9 +189,11 @@ def open_sets(
 def _open_corpora(
     roots: dict[str, str], slots: Sequence[str], cache_dir: Path, sample_rate: int, synthetic: bool
 ) -> dict[str, Corpus]:
-    needed = [name for name in roots if any(name in slot for slot in slots)]
+    named = {part.split(":")[0].strip() for slot in slots for part in slot.split(",")}
+    if unknown := sorted(named - roots.keys()):
+        raise DataError(f"data.slots is {tuple(slots)}: {unknown[0]!r} is no corpus; there are {' and '.join(roots)}")
     corpora = {}
-    for name in needed:
+    for name in sorted(named):
         root: str | Path = roots[name]
         if not root:
             if not synthetic:

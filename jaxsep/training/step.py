@@ -107,12 +107,14 @@ def separation_loss_fn(
         losses, si_sdri = separation_losses(
             estimates, sources, mixture, active=active, improvement=improvement, zero_mean=zero_mean
         )
-        scored = jnp.maximum(jnp.sum(active), 1)
-        return (losses if granularity == "source" else jnp.mean(losses)), jnp.sum(si_sdri) / scored
+        return (losses if granularity == "source" else jnp.mean(losses)), jnp.sum(si_sdri) / jnp.sum(active)
 
     def loss_fn(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         estimates = apply_fn({"params": params}, batch["mixture"])
         losses, si_sdri = jax.vmap(example_loss)(estimates, batch["sources"], batch["mixture"], batch["active"])
-        return losses, {"si_sdri": si_sdri}
+        # The mean over the batch that follows is one over the mixtures in which several sources sound.
+        several = jnp.sum(batch["active"], axis=-1) > 1
+        share = jnp.maximum(jnp.mean(several), 1.0 / several.size)
+        return losses, {"si_sdri": jnp.where(several, si_sdri, 0.0) / share}
 
     return loss_fn
