@@ -109,7 +109,7 @@ def _cpu(config: ConfigDict) -> ConfigDict:
 def _demo(config: ConfigDict) -> ConfigDict:
     _cpu(config)
     config.data.update(synthetic=True, max_snr_db=5.0, mixtures_val=96, mixtures_test=192)
-    config.train.update(mixtures_per_epoch=960, num_epochs=8, log_every=10)
+    config.train.update(mixtures_per_epoch=960, num_epochs=16, log_every=10)
     config.model.update(num_blocks=2)
     config.evaluation.update(last_epochs=2)
     return config
