@@ -15,6 +15,7 @@ from runs import ROOT, arguments, last_state, records, summary
 import jaxsep
 from jaxsep.main import main
 from jaxsep.training.build import build, fresh_params
+from jaxsep.training.checkpoint import has_checkpoint
 from jaxsep.training.experiment import read_config
 
 
@@ -178,6 +179,11 @@ def test_starts_from_a_trained_run_and_from_published_weights(finished, tmp_path
     workdir = tmp_path / "from-run"
     assert main(arguments(workdir, train__init_from=finished, train__learning_rate=1e-12)) == 0
     near, origin = last_state(workdir).params, jaxsep.inference.bundle.load_bundle(finished)[1]
+    # Killed before its first checkpoint was complete, it still starts from there.
+    assert has_checkpoint(workdir / "checkpoints", "last")
+    early = tmp_path / "checkpoints"
+    (early / "last" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not has_checkpoint(early, "last")
     for path, leaf in jax.tree.leaves_with_path(near):
         twin = origin
         for key in path:

@@ -37,6 +37,11 @@ def split_folders(root: Path, sample_rate: int) -> list[tuple[str, Path]]:
 
 
 def find_roles(folder: Path) -> tuple[str, ...]:
+    """The roles to use where none are named: the mixture's folder and s1, s2, … as far as they go.
+
+    Raises:
+        DataError: no mixture's folder, or no s1.
+    """
     mixtures = [role for role in MIXTURE_ROLES if (folder / role).is_dir()]
     sources: list[str] = []
     while (folder / f"s{len(sources) + 1}").is_dir():

@@ -28,10 +28,6 @@ class Checkpoints:
         manager.save(number, args=ocp.args.Composite(**arguments))
         manager.wait_until_finished()
 
-    def holds(self, name: str) -> bool:
-        """Whether there is a checkpoint `name`."""
-        return self._managers[name].latest_step() is not None
-
     def restore(self, name: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The checkpoint `name` as (state, progress), or None where there is none. like: a state of the same structure."""
         manager = self._managers[name]
@@ -48,6 +44,12 @@ class Checkpoints:
     def close(self) -> None:
         for manager in self._managers.values():
             manager.close()
+
+
+def has_checkpoint(folder: Path, name: str) -> bool:
+    """Whether there is a complete checkpoint `name` in folder; one that a kill cut short has a longer name."""
+    place = folder / name
+    return place.is_dir() and any(entry.name.isdigit() for entry in place.iterdir())
 
 
 def _manager(folder: Path) -> ocp.CheckpointManager:

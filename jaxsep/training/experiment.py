@@ -22,6 +22,7 @@ from jaxsep.evaluation.tables import distribution_table, write_csv
 from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.settings import SettingsError
 from jaxsep.training.build import Parts, build, build_sets, params_to_start_from
+from jaxsep.training.checkpoint import has_checkpoint
 from jaxsep.training.run import Interrupted, Run, Stop, score
 
 
@@ -33,8 +34,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Interrupted: a signal arrived; the run is saved.
     """
     parts = build(config)
-    begun = (workdir / "checkpoints" / "last").is_dir()
-    params = None if begun else params_to_start_from(parts)
+    params = None if has_checkpoint(workdir / "checkpoints", "last") else params_to_start_from(parts)
     claim(workdir, parts)
     done = finished(workdir, config)
     if done is None:

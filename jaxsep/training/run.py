@@ -152,6 +152,7 @@ class Run:
             while progress.epoch < config.train.num_epochs and not self.out_of_patience():
                 epoch_begun = time.monotonic()
                 self.train_epoch(train_step)
+                self.save()  # scoring a large validation set takes a while
                 line = self.validate_epoch()
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 self.save()
