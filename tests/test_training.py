@@ -65,6 +65,7 @@ def test_a_run_leaves_what_the_design_says(finished):
     audio, rate = soundfile.read(excerpts[0] / "mixture.wav")
     assert (rate, audio.shape) == (8000, (2000,))
     assert len(list(excerpts[0].glob("source*.wav"))) == len(list(excerpts[0].glob("estimate*.wav"))) == 2
+    assert {record["data"] for kind in ("train", "val", "test") for record in records(finished, kind)} == {"synthetic"}
     steps = [record["step"] for record in records(finished, "train")]
     assert steps == [2, 4, 5, 6, 8, 10]  # every second step, and the last of an epoch
     assert {"loss", "si_sdri", "grad_norm", "ess", "no_mass", "learning_rate"} < set(records(finished, "train")[0])

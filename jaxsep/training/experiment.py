@@ -108,7 +108,7 @@ def conclude(run: Run) -> dict[str, Any]:
     config, table = parts.config, parts.sets.table
     folder = workdir / "evaluation"
     folder.mkdir(exist_ok=True)
-    data = "synthetic" if parts.sets.synthetic else "recordings"
+    data = parts.sets.kind
     params = run.params("best")
     results = {}
     for split in ("val", "test"):
@@ -233,7 +233,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         raise
     finally:
         stop.close()
-    data = "synthetic" if sets.synthetic else "recordings"
+    data = sets.kind
     mixtures = [*sets.pools["test"].fingerprints, *(array.tobytes().hex() for array in sets.recipes["test"].values())]
     name = hashlib.sha256("\n".join(mixtures).encode()).hexdigest()[:12]
     folder = workdir / "evaluation" / f"on-{name}"

@@ -15,25 +15,27 @@ from jaxsep.data.packing import atomic_file
 class Journal:
     """Appends records to workdir/metrics.jsonl and the numbers in them to workdir/tensorboard.
 
-    A record is one line of JSON: {"kind": "train" | "val" | "test", "step": …, "epoch": …, NAME: number, …}. On opening, what
+    A record is one line of JSON: {"kind": "train" | "val" | "test", "data": …, "step": …, NAME: number, …}. On opening, what
     was written after the checkpoint that the run goes on from is cut off.
 
     Args:
       workdir: the run's folder.
       step: of the checkpoint; 0 for a new run.
       epoch: of the checkpoint: records of a finished epoch lie before it.
+      data: 'recordings' or 'synthetic', a label in every record.
       say: where one line goes when curves cannot be written.
     """
 
-    def __init__(self, workdir: Path, *, step: int, epoch: int, say: Any = print) -> None:
+    def __init__(self, workdir: Path, *, step: int, epoch: int, data: str, say: Any = print) -> None:
         path = workdir / "metrics.jsonl"
         _cut(path, step, epoch)
+        self._data = data
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in close()
         self._curves = _curves(workdir / "tensorboard", step, say)
 
     def record(self, kind: str, *, step: int, epoch: int, **values: Any) -> None:
         """Write one record; nested values go to metrics.jsonl alone."""
-        line = {"kind": kind, "step": step, "epoch": epoch, **values}
+        line = {"kind": kind, "data": self._data, "step": step, "epoch": epoch, **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._curves is not None:

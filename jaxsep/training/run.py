@@ -110,7 +110,7 @@ class Run:
             self.state, progress = restored
             self.progress = Progress(**progress)
             print(f"going on from step {int(self.state.step)}, epoch {self.progress.epoch + 1}")
-        self.journal = Journal(workdir, step=int(self.state.step), epoch=self.progress.epoch)
+        self.journal = Journal(workdir, step=int(self.state.step), epoch=self.progress.epoch, data=parts.sets.kind)
         self.window = Window(self.progress.pending)
         self.eval_step = make_eval_step(parts.module.apply, zero_mean=config.loss.zero_mean)
         self.saved_at = time.monotonic()

@@ -41,6 +41,11 @@ class Sets:
         """T of a training mixture."""
         return self.pools["train"].num_samples
 
+    @property
+    def kind(self) -> str:
+        """The label of every output: 'synthetic' where any of the sound is made up, else 'recordings'."""
+        return "synthetic" if self.synthetic else "recordings"
+
     def scored_classes(self, split: str) -> list[int]:
         """Ids of the classes that occur in 'val' or 'test' beside another source, where SI-SDR improvement means something."""
         recipes = self.recipes[split]
