@@ -2,8 +2,8 @@
 
 Not run by itself: `python -m jaxsep.main --config configs/class_bias.py`, `robust.py` or `curriculum.py`, each with a scale:
 
-    :demo    synthetic sound, a toy network, under 5 minutes on 2 CPU cores; nothing to download
-    :cpu     your recordings, a small network, 1 s mixtures, about 10 minutes on 2 CPU cores
+    :demo    synthetic sound, a toy network, about 3 minutes on 2 CPU cores; nothing to download
+    :cpu     your recordings, a small network, 1 s mixtures, about 7 minutes on 2 CPU cores
     :paper   your recordings, the paper's network and numbers: 100 epochs of 20,000 mixtures of 4 s; for a GPU
 
 A field on the command line: `--config.train.num_epochs=20`, `--config.weighting.gamma.dog=2`.
