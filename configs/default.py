@@ -88,6 +88,8 @@ def get_config(scale: str = "paper") -> ConfigDict:
     model.enc_kernel_size = 41  # samples; the encoder's stride is half of it
     model.enc_num_basis = 512
     model.num_sources = 2  # as many as data.slots
+    model.dtype = "float32"  # or "bfloat16": of what lies between layers; parameters, norms and loss stay float32
+    model.remat = False  # True: the gradient makes each block's inside again instead of keeping it, for less memory
 
     evaluation = config.evaluation = ConfigDict()
     evaluation.batch_size = 28  # mixtures per evaluation step; of no influence on the scores

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsep import settings
+from jaxsep import runtime, settings
 from jaxsep.data.audio import DataError
 from jaxsep.inference.bundle import BundleError
 from jaxsep.settings import SettingsError
@@ -61,4 +61,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    runtime.configure()
     sys.exit(main())

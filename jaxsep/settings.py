@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "train.checkpoint_minutes",
     "train.log_every",
     "train.workers",
+    "model.remat",
     "evaluation.batch_size",
 )
 
@@ -309,6 +310,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         ),
         _whole(1),
     ),
+    "model.dtype": _one_of(*models.DTYPES),
+    "model.remat": _flag(),
     "evaluation.batch_size": _whole(1),
     "evaluation.last_epochs": _whole(0),
     "evaluation.pad_seconds": _above_zero(),

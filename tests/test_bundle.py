@@ -104,7 +104,7 @@ def edit(folder, **changes):
         (lambda folder: (folder / "params.safetensors").write_bytes(b"12345678" * 4), "cannot be read"),
         (lambda folder: edit(folder, format=99), "format is 99"),
         (lambda folder: edit(folder, family="os:system"), "a network outside jaxsep"),
-        (lambda folder: edit(folder, fields=FIELDS | {"num_blocks": 2}), "has shape None"),
+        (lambda folder: edit(folder, fields=FIELDS | {"num_blocks": 2}), "the network has"),
         (lambda folder: edit(folder, fields=FIELDS | {"out_channels": 9}), "has shape"),
     ],
 )

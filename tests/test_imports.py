@@ -17,6 +17,7 @@ ALLOWED = {
     "evaluation": {"objective"},
     "inference": {"models", "objective", "data.audio"},
     "training": {"objective", "models", "data", "evaluation"},
+    "benchmark": {"objective", "models", "data", "training", "runtime", "__version__"},
 }
 # The files where a configuration becomes plain arguments; they also write the model bundle and read the settings.
 CONFIGURED = {"training/build.py", "training/run.py", "training/experiment.py"}
@@ -39,7 +40,8 @@ def test_rooms_stay_apart(path):
     place = path.relative_to(PACKAGE)
     found = imports(path)
     roots = {name.split(".")[0] for name in found}
-    assert not roots & {"torch", "tensorflow"}
+    if str(place) != "benchmark/asteroid_worker.py":  # runs in the peer's environment
+        assert not roots & {"torch", "tensorflow"}
     if "orbax" in roots:
         assert str(place) == "training/checkpoint.py"
     if "flax" in roots:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,16 @@ def test_authors_output(reference, tolerance):
     assert difference(jax.jit(module.apply)({"params": params}, stored["input"]), stored["output"]) <= tolerance
 
 
+def ravel(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def block_by_block(params):
+    """The blocks' arrays, which are stacked, as one tree for each block."""
+    count = len(params["blocks"]["expand"]["bias"])
+    return {**params, "blocks": [jax.tree.map(lambda array, i=i: array[i], params["blocks"]) for i in range(count)]}
+
+
 @pytest.mark.parametrize("tolerance", [1e-3])
 def test_authors_gradients(reference, tolerance):
     """Every parameter's gradient of Σ output · probe; stored in the layout of the parameters, and imported like them."""
@@ -79,6 +90,7 @@ def test_authors_gradients(reference, tolerance):
     _, wanted = from_state_dict(weights, family)
     mixture, probe = jnp.asarray(stored["input"]), jnp.asarray(stored["probe"])
     found = jax.jit(jax.grad(lambda params: jnp.sum(module.apply({"params": params}, mixture) * probe)))(params)
+    found, wanted = block_by_block(found), block_by_block(wanted)
     differences = jax.tree_util.tree_leaves_with_path(jax.tree.map(difference, found, wanted))
     assert len(differences) == len(weights)
     assert [(jax.tree_util.keystr(path), d) for path, d in differences if not d <= tolerance] == []
@@ -184,7 +196,7 @@ def test_initial_values(family):
     params, taps = initialised(module), 21
     ends = {"original": 1 / taps**0.5, "improved": (6 / (taps + 64 * taps)) ** 0.5}
     decoder = {"original": 1 / taps**0.5, "improved": (6 / (2 * taps + 2 * 64 * taps)) ** 0.5}
-    block = params["block_0"]
+    block = jax.tree.map(lambda array: array[0], params["blocks"])
     for found, bound in [
         (params["encoder"]["kernel"], ends[family]),
         (params["decoder"]["kernel"], decoder[family]),
@@ -252,3 +264,43 @@ def test_defaults_are_the_authors():
     module = create("original")
     assert (module.out_channels, module.in_channels, module.num_blocks, module.upsampling_depth) == (128, 512, 16, 4)
     assert (module.enc_kernel_size, module.enc_num_basis, module.num_sources) == (21, 512, 2)
+
+
+@pytest.mark.parametrize(("family", "tolerance"), [("improved", 1e-5)])
+def test_remat_changes_no_number(family, tolerance):
+    """The gradient, but for the order of sums."""
+    fields = {"out_channels": 8, "in_channels": 12, "num_blocks": 3, "upsampling_depth": 2, "enc_num_basis": 16}
+    mixture = np.random.default_rng(0).standard_normal((2, 400), np.float32)
+    params = initialised(create(family, **fields))
+
+    def gradients(remat):
+        module = create(family, **fields, remat=remat)
+        return jax.jit(jax.grad(lambda params: jnp.sum(jnp.square(module.apply({"params": params}, mixture)))))(params)
+
+    differences = jax.tree.map(difference, block_by_block(gradients(True)), block_by_block(gradients(False)))
+    assert max(jax.tree.leaves(differences)) <= tolerance
+
+
+@pytest.mark.parametrize("family", ["original"])
+def test_bfloat16_keeps_parameters_and_estimates_in_float32(family):
+    """Rounding to 8 bits between layers: an error of some per cent, of single gradients more, and not zero."""
+    fields = {"out_channels": 8, "in_channels": 12, "num_blocks": 2, "upsampling_depth": 2, "enc_num_basis": 16}
+    mixture = np.random.default_rng(0).standard_normal((2, 400), np.float32)
+    params = initialised(create(family, **fields))
+
+    @partial(jax.jit, static_argnums=0)
+    def run(dtype):
+        module = create(family, **fields, dtype=dtype)
+        estimates, pull = jax.vjp(lambda params: module.apply({"params": params}, mixture), params)
+        return estimates, pull(estimates)[0]
+
+    (wanted, wanted_gradients), (found, gradients) = run("float32"), run("bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves((found, gradients))} == {jnp.dtype("float32")}
+    assert 1e-5 < difference(found, wanted) < 0.05
+    assert difference(ravel(gradients), ravel(wanted_gradients)) < 0.1
+
+
+@pytest.mark.parametrize(("field", "value"), [("dtype", "float16"), ("remat", 1)])
+def test_dtype_and_remat_are_checked(field, value):
+    with pytest.raises(ValueError, match=f"model.{field} is {value!r}; it must be"):
+        create("original", **{field: value})

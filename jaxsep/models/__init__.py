@@ -13,6 +13,7 @@ from jaxsep.models.sudormrf import SudoRmRf
 __all__ = ["FAMILIES", "ImprovedSudoRmRf", "SudoRmRf", "count_params", "create"]
 
 FAMILIES: dict[str, type[nn.Module]] = {"original": SudoRmRf, "improved": ImprovedSudoRmRf}
+DTYPES = ("float32", "bfloat16")
 
 
 def create(family: str, **fields: Any) -> nn.Module:
@@ -24,8 +25,10 @@ def create(family: str, **fields: Any) -> nn.Module:
     serves every family.
 
     fields of the first two: out_channels, in_channels, num_blocks, upsampling_depth, enc_num_basis, num_sources,
-    integers ≥ 1; enc_kernel_size (samples), an integer ≥ 2. 'original' needs an even enc_num_basis (the mask layer
-    gives K + 1 bases for an odd K).
+    integers ≥ 1; enc_kernel_size (samples), an integer ≥ 2; dtype, 'float32' or 'bfloat16', of what lies between the
+    layers and of the matrix products' operands (parameters, norms, sums and estimates are float32 either way); remat, a
+    bool, whether the gradient makes what lies inside a block again instead of keeping it. 'original' needs an even
+    enc_num_basis (the mask layer gives K + 1 bases for an odd K).
 
     Raises ValueError naming the field (`model.…`), its value and the legal values.
     """
@@ -37,7 +40,13 @@ def create(family: str, **fields: Any) -> nn.Module:
         if name not in legal:
             raise ValueError(f"model.{name} is not a field of family {family!r}; its fields are {', '.join(legal)}")
         least = 2 if name == "enc_kernel_size" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if name == "dtype":
+            if value not in DTYPES:
+                raise ValueError(f"model.dtype is {value!r}; it must be {' or '.join(map(repr, DTYPES))}")
+        elif name == "remat":
+            if not isinstance(value, bool):
+                raise ValueError(f"model.remat is {value!r}; it must be True or False")
+        elif isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"model.{name} is {value!r}; it must be an integer of at least {least}")
     if family == "original" and fields.get("enc_num_basis", 0) % 2:
         raise ValueError(f"model.enc_num_basis is {fields['enc_num_basis']}; family 'original' needs an even number")

@@ -7,7 +7,7 @@ there.
 """
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial, reduce, wraps
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jax import Array, lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 Products = Callable[..., tuple[Array, ...]]
+TILE = 4  # frames that one step of a loop adds up
 
 
 def apart(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callable[..., Any]:
@@ -23,7 +24,8 @@ def apart(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callabl
 
     XLA's CPU code otherwise repeats the loops that make an array inside every loop that reads it, through whole
     chains of layers. A call that must not be inlined ends that. Where XLA no longer knows the attribute, results stay
-    the same.
+    the same. function may call no jitted function that JAX does not inline (`jnp.where`, `jnp.pad`): under automatic
+    differentiation the attribute passes on to such a call.
     """
 
     @partial(jax.jit, static_argnames=static)
@@ -43,33 +45,31 @@ def apart(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callabl
     return call
 
 
-def chunk_length(batch: int, frames: int) -> int:
-    """Frames per step of the loops below: few enough for the accumulators to stay in the cache."""
-    return min(frames, max(8, 64 // batch))
+def wide(x: Array) -> Array:
+    """x in float32, or as it is where it is wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _sums_plain(products: Products, *arrays: Array) -> tuple[Array, ...]:
-    return tuple(product.sum(1) for product in products(*arrays))
+    return tuple(product.sum(1) for product in products(*map(wide, arrays)))
 
 
-def _sums_chunked(products: Products, *arrays: Array) -> tuple[Array, ...]:
-    """As `_sums_plain`; accumulators carried over chunks of time make each step an element-wise loop in the cache."""
-    batch, frames = arrays[0].shape[:2]
-    chunk = chunk_length(batch, frames)
+def _sums_tiled(products: Products, *arrays: Array) -> tuple[Array, ...]:
+    """As `_sums_plain`: a loop without accumulators adds up each tile of neighbouring frames, a plain sum the tiles.
 
-    def add_chunk(step: Array, totals: tuple[Array, ...]) -> tuple[Array, ...]:
-        parts = products(*(lax.dynamic_slice_in_dim(array, step * chunk, chunk, 1) for array in arrays))
-        return tuple(map(jnp.add, totals, parts))
-
-    steps = frames // chunk
-    first = products(*(array[:, :chunk] for array in arrays))
-    totals = [total.sum(1) for total in lax.fori_loop(1, steps, add_chunk, first)]
-    if frames % chunk:
-        rest = _sums_plain(products, *(array[:, steps * chunk :] for array in arrays))
-        totals = [total + part for total, part in zip(totals, rest, strict=True)]
-    return tuple(totals)
+    The stack keeps XLA from making the tiles again inside that sum.
+    """
+    frames = arrays[0].shape[1]
+    whole = frames - frames % TILE
+    rows = [products(*(wide(array[:, row:whole:TILE]) for array in arrays)) for row in range(TILE)]
+    tiles = jnp.stack([reduce(jnp.add, column) for column in zip(*rows, strict=True)], axis=2)
+    totals = tiles.sum(1)
+    if whole < frames:
+        totals += jnp.stack(_sums_plain(products, *(array[:, whole:] for array in arrays)), axis=1)
+    return tuple(totals[:, number] for number in range(totals.shape[1]))
 
 
 def sums_over_time(products: Products, *arrays: Array) -> tuple[Array, ...]:
-    """Sums over frames, each [B,C], of the arrays [B,F,C] that products makes of arrays [B,F,C], frame by frame."""
-    return lax.platform_dependent(*arrays, cpu=partial(_sums_chunked, products), default=partial(_sums_plain, products))
+    """Sums over frames, each [B,C], of the arrays [B,F,C] that products makes of arrays [B,F,C], frame by frame, in
+    float32 or wider."""
+    return lax.platform_dependent(*arrays, cpu=partial(_sums_tiled, products), default=partial(_sums_plain, products))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxsep.models import ops
-from jaxsep.models.backend import apart
+from jaxsep.models.backend import apart, wide
 
 
 def encode(waveform: Array, kernel: Array, bias: Array | None = None) -> Array:
@@ -86,21 +86,22 @@ def softmax_masked(logits: Array, encoded: Array) -> Array:
 
 
 def _softmax(logits: Array) -> Array:
-    sources = range(logits.shape[2])
+    sources, logits = range(logits.shape[2]), wide(logits)
     powers = jnp.exp(logits - reduce(jnp.maximum, (logits[:, :, n] for n in sources))[:, :, None])
     return powers / reduce(jnp.add, (powers[:, :, n] for n in sources))[:, :, None]
 
 
 @apart
 def _softmax_masked(logits: Array, encoded: Array) -> Array:
-    return _softmax(logits) * encoded[:, :, None]
+    return (_softmax(logits) * encoded[:, :, None]).astype(encoded.dtype)
 
 
 @apart
 def _softmax_masked_gradients(logits: Array, encoded: Array, g: Array) -> tuple[Array, Array]:
     masks = _softmax(logits)
     dencoded = reduce(jnp.add, (g[:, :, n] * masks[:, :, n] for n in range(g.shape[2])))
-    return masks * encoded[:, :, None] * (g - dencoded[:, :, None]), dencoded
+    dlogits = masks * encoded[:, :, None] * (g - dencoded[:, :, None])
+    return dlogits.astype(logits.dtype), dencoded.astype(encoded.dtype)
 
 
 softmax_masked.defvjp(

@@ -48,7 +48,9 @@ class Decoder(nn.Module):
         taps, sources = self.enc_kernel_size, self.num_sources
         init = layers.uniform(_glorot_bound(sources * taps, inputs * taps))
         kernel = self.param("kernel", init, (inputs, sources, taps))
-        frames = ops.product(x, kernel.reshape(inputs, sources * taps)).reshape(batch, count, sources, taps)
+        frames = ops.product(x, kernel.reshape(inputs, sources * taps), jnp.float32).reshape(
+            batch, count, sources, taps
+        )
         frames = frames.swapaxes(1, 2).reshape(batch * sources, count, taps)
         return framing.overlap_add(frames).reshape(batch, sources, -1)
 
@@ -62,6 +64,9 @@ class ImprovedSudoRmRf(nn.Module):
     and cut again: to the next multiple of (L // 2)·2^upsampling_depth (for an even enc_kernel_size, at which the
     authors' code fails for most depths, on from there to the next length whose frames every block can halve).
 
+    dtype, 'float32' or 'bfloat16': of everything from the encoder's output to the masked bases; parameters, norms and
+    estimates are float32. remat: keep only the input of each block for the gradient, and make the rest again.
+
     FROZEN: parameters to be kept from training; none here.
     """
 
@@ -72,6 +77,8 @@ class ImprovedSudoRmRf(nn.Module):
     enc_kernel_size: int = 21
     enc_num_basis: int = 512
     num_sources: int = 2
+    dtype: str = "float32"
+    remat: bool = False
 
     FROZEN: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
@@ -81,13 +88,18 @@ class ImprovedSudoRmRf(nn.Module):
         quantum = self.enc_kernel_size // 2 * 2**self.upsampling_depth
         length = layers.padded_length(samples, quantum, self.enc_kernel_size, self.upsampling_depth)
         padded = jnp.pad(mixture, ((0, 0), (0, length - samples)))
-        encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded)
+        encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded).astype(self.dtype)
         x = layers.GlobalNorm(name="encoder_norm")(encoded)
         x = layers.Pointwise(self.out_channels, name="bottleneck")(x)
-        for block in range(self.num_blocks):
-            x = layers.UBlock(
-                self.out_channels, self.in_channels, self.upsampling_depth, original=False, name=f"block_{block}"
-            )(x)
+        x = layers.ublocks(
+            x,
+            self.num_blocks,
+            remat=self.remat,
+            out_channels=self.out_channels,
+            in_channels=self.in_channels,
+            upsampling_depth=self.upsampling_depth,
+            original=False,
+        )
         x = layers.PReLU(per_channel=False, name="mask_prelu")(x)
         masks = nn.relu(layers.Pointwise(self.num_sources * self.enc_num_basis, name="mask")(x))
         masked = masks * jnp.tile(encoded, (1, 1, self.num_sources))

@@ -141,6 +141,24 @@ class UBlock(nn.Module):
         return NormPReLU(self.original, name="output_norm")(projected + x)
 
 
+def ublocks(x: Array, count: int, *, remat: bool, **fields: Any) -> Array:
+    """count blocks of UBlock(**fields), one after another; to be called inside a compact module.
+
+    Their parameters lie in one tree, `blocks`, each array with a leading axis of count: the optimiser has few arrays to
+    go through, and the block is traced once. Without remat the loop over the blocks is unrolled: XLA copies what a real
+    loop keeps for the gradient. With remat only the input of each block is kept, and the rest made again.
+    """
+    block = nn.remat(UBlock, prevent_cse=False) if remat else UBlock
+    repeat = nn.scan(
+        lambda module, x, _: (module(x), None),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=count,
+        unroll=1 if remat else count,
+    )
+    return repeat(block(**fields, name="blocks"), x, None)[0]
+
+
 def padded_length(samples: int, quantum: int, enc_kernel_size: int, upsampling_depth: int) -> int:
     """Samples after zero padding: the next multiple of quantum (itself one of S = enc_kernel_size // 2), then on to
     the next multiple of S at which the frames are a multiple of 2^(upsampling_depth − 1), so that every halving in a

@@ -1,66 +1,73 @@
 """Primitives of the separation networks' blocks, channels last, as pure functions of arrays.
 
 Shapes: B batch, F frames, C channels. All functions take the batch axis first; further axes come from `jax.vmap`.
-Statistics of the norms are taken in float32 or wider; everything else keeps the dtype of the input.
+Results have the dtype of x. Where that is narrower than float32, loops and sums compute in float32 (parameters are
+float32 and stay so), and matrix products add up in float32.
 
 All carry hand-written gradients (`jax.custom_vjp`), equal to those of automatic differentiation up to rounding: what
-that writes here is slow on a CPU (see `backend`, where formulations are chosen).
+that writes here is slow on a CPU (see `backend`, where formulations are chosen, and what its functions ask of them).
 Second derivatives and forward mode (`jax.jvp`) are not supported.
 
 Source: Tzinis, Wang, Smaragdis, "Sudo rm -rf: efficient networks for universal audio source separation", MLSP 2020.
 """
 
-from functools import partial
+from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxsep.models.backend import apart, chunk_length, sums_over_time
+from jaxsep.models.backend import apart, sums_over_time, wide
 
 NORM_EPSILON = 1e-8
 KERNEL = 5  # taps of every depthwise convolution of the family
 PADDING = 2
+TILE = 8  # frames that one step of the parameter gradients' loop adds up
 
 
 # --- 1×1 convolution ---------------------------------------------------------------------------------------------------
 
 
-@jax.custom_vjp
-def pointwise(x: Array, kernel: Array, bias: Array) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def pointwise(x: Array, kernel: Array, bias: Array, dtype: Any = None) -> Array:
     """1×1 convolution: y[b, f] = x[b, f] · kernel + bias.
 
-    x: [B,F,Ci]; kernel: [Ci,Co]; bias: [Co]. Returns [B,F,Co].
+    x: [B,F,Ci]; kernel: [Ci,Co]; bias: [Co]; dtype: of the result, x's where None. Returns [B,F,Co].
     """
-    return _pointwise(x, kernel, bias)
+    return _pointwise(x, kernel, bias, dtype=dtype)
 
 
-@apart
-def _pointwise(x: Array, kernel: Array, bias: Array) -> Array:
-    return x @ kernel + bias[None, None]
+def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
+    """Product over one axis of each, added up in float32 or wider."""
+    contracted = ((axes[:1], axes[1:]), ((), ()))
+    return lax.dot_general(a, b, contracted, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+
+
+@partial(apart, static=("dtype",))
+def _pointwise(x: Array, kernel: Array, bias: Array, *, dtype: Any) -> Array:
+    return (_dot(x, kernel.astype(x.dtype), (2, 0)) + bias[None, None]).astype(dtype or x.dtype)
 
 
 @apart
 def _pointwise_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
-    x_rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    narrow = g.astype(x.dtype)
+    x_rows, g_rows = x.reshape(-1, x.shape[-1]), narrow.reshape(-1, g.shape[-1])
     # A product over rows costs a transposed copy of its left operand on a CPU: let that be the smaller one.
-    over_rows = (((0,), (0,)), ((), ()))
-    if x_rows.shape[1] <= g_rows.shape[1]:
-        dkernel = lax.dot_general(x_rows, g_rows, over_rows)
-    else:
-        dkernel = lax.dot_general(g_rows, x_rows, over_rows).T
-    return g @ kernel.T, dkernel, g.sum((0, 1))
+    smaller_first = x_rows.shape[1] <= g_rows.shape[1]
+    dkernel = _dot(x_rows, g_rows, (0, 0)) if smaller_first else _dot(g_rows, x_rows, (0, 0)).T
+    return _dot(narrow, kernel.astype(x.dtype), (2, 1)).astype(x.dtype), dkernel, wide(g).sum((0, 1))
 
 
 pointwise.defvjp(
-    lambda x, kernel, bias: (_pointwise(x, kernel, bias), (x, kernel)),
-    lambda saved, g: _pointwise_gradients(*saved, g),
+    lambda x, kernel, bias, dtype: (_pointwise(x, kernel, bias, dtype=dtype), (x, kernel)),
+    lambda dtype, saved, g: _pointwise_gradients(*saved, g),
 )
 
 
-def product(x: Array, kernel: Array) -> Array:
+def product(x: Array, kernel: Array, dtype: Any = None) -> Array:
     """`pointwise` without a bias."""
-    return pointwise(x, kernel, jnp.zeros(kernel.shape[1], kernel.dtype))
+    return pointwise(x, kernel, jnp.zeros(kernel.shape[1], kernel.dtype), dtype)
 
 
 # --- depthwise convolution ---------------------------------------------------------------------------------------------
@@ -72,89 +79,88 @@ def depthwise_conv(x: Array, kernel: Array, bias: Array, stride: int) -> Array:
 
     x: [B,F,C], F ≥ 1; kernel: [5,C]; bias: [C]; stride: 1 or 2. Returns [B,⌈F/stride⌉,C].
     """
-    return _depthwise(x, kernel, bias, stride=stride)
+    return _depthwise(x, bias, *kernel, stride=stride)
 
 
-def _shifted_sum(x: Array, taps: list[Array], first: int, frames: int, stride: int = 1) -> Array:
-    """Σ_j taps[j] · x[:, f·stride + first + j] for f < frames, zeros outside x."""
+def _padded(x: Array, before: int, after: int) -> Array:
+    """Zeros before and after in time; what is negative is cut. (`jnp.pad` would be a call inside a call.)"""
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (before, after, 0), (0, 0, 0)))
+
+
+def _windows(x: Array, first: int, frames: int, stride: int) -> list[Array]:
+    """For each tap j the frames x[:, f·stride + first + j], f < frames; zeros outside x."""
     span = (frames - 1) * stride + 1
-    beyond = max(0, first + span + len(taps) - 1 - x.shape[1])
-    padded = jnp.pad(x, ((0, 0), (-first, beyond), (0, 0)))
-    terms = [padded[:, j : j + span : stride] * tap[None, None] for j, tap in enumerate(taps)]
-    return sum(terms[1:], start=terms[0])
+    starts = range(first, first + KERNEL)
+    return [_padded(x, -start, start + span - x.shape[1])[:, ::stride] for start in starts]
 
 
 @partial(apart, static=("stride",))
-def _depthwise(x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
-    return _shifted_sum(x, list(kernel), -PADDING, -(-x.shape[1] // stride), stride) + bias[None, None]
+def _depthwise(x: Array, bias: Array, *taps: Array, stride: int) -> Array:
+    # The taps come one by one: XLA's loops over several rows of one small array are slower by a factor of 4.
+    windows = _windows(x, -PADDING, -(-x.shape[1] // stride), stride)
+    terms = [window * tap[None, None] for window, tap in zip(windows, taps, strict=True)]
+    return (reduce(jnp.add, terms) + bias[None, None]).astype(x.dtype)
 
 
 @partial(apart, static=("stride",))
-def _depthwise_input_gradient(x: Array, kernel: Array, g: Array, *, stride: int) -> Array:
-    batch, frames, channels = x.shape
-    if stride == 1:
-        return _shifted_sum(g, list(kernel[::-1]), -PADDING, frames)
-    # Frame 2f of x meets the even taps of outputs f − 1, f, f + 1; frame 2f + 1 the odd taps of f and f + 1.
-    even = _shifted_sum(g, [kernel[4], kernel[2], kernel[0]], -1, g.shape[1])
-    odd = _shifted_sum(g, [kernel[3], kernel[1]], 0, g.shape[1])
-    return jnp.stack([even, odd], axis=2).reshape(batch, -1, channels)[:, :frames]
+def _depthwise_input_gradient(x: Array, g: Array, *taps: Array, stride: int) -> Array:
+    frames, zero = x.shape[1], jnp.zeros((), g.dtype)
+    beyond = frames - (g.shape[1] - 1) * stride - 1
+
+    def moved(number: int) -> Array:
+        """Frame f of g at f·stride + number − 2, zeros between."""
+        shift = number - PADDING
+        return lax.pad(g, zero, ((0, 0, 0), (shift, beyond - shift, stride - 1), (0, 0, 0)))
+
+    return reduce(jnp.add, [moved(number) * tap[None, None] for number, tap in enumerate(taps)]).astype(x.dtype)
 
 
-def _tap_products(part: Array, window: Array, stride: int) -> tuple[Array, ...]:
-    span = (part.shape[1] - 1) * stride + 1
-    return tuple(part * window[:, j : j + span : stride] for j in range(KERNEL))
+def _parameter_gradients_plain(x: Array, g: Array, stride: int) -> tuple[Array, Array]:
+    """Σ_{b,f} g[b, f] · x[b, f·stride + j − 2] for the five taps j, as [5,C], and Σ_{b,f} g[b, f]."""
+    products = [(wide(g) * window).sum((0, 1)) for window in _windows(x, -PADDING, g.shape[1], stride)]
+    return jnp.stack(products), wide(g).sum((0, 1))
 
 
-def _kernel_gradient_plain(x: Array, g: Array, stride: int) -> Array:
-    """Σ_{b,f} g[b, f] · x[b, f·stride + j − 2] for the five taps j, as [5,C]."""
-    beyond = (g.shape[1] - 1) * stride + KERNEL - PADDING - x.shape[1]
-    window = jnp.pad(x, ((0, 0), (PADDING, beyond), (0, 0)))
-    return jnp.stack([product.sum((0, 1)) for product in _tap_products(g, window, stride)])
+def _parameter_gradients_tiled(x: Array, g: Array, stride: int) -> tuple[Array, Array]:
+    """The same, tiles of frames added up first (see `backend`). The first and the last tile are apart from the others, which
+    read x inside its bounds."""
+    tiles = g.shape[1] // TILE
+    if tiles < 3:
+        return _parameter_gradients_plain(x, g, stride)
+    first, last = TILE, (tiles - 1) * TILE
 
+    def inner(tap: int) -> Array:
+        stop = (last - 1) * stride + KERNEL
+        windows = (x[:, (first + row) * stride + tap - PADDING : stop : TILE * stride] for row in range(TILE))
+        return reduce(jnp.add, [rows * window[:, : tiles - 2] for rows, window in zip(inner_g, windows, strict=True)])
 
-def _kernel_gradient_chunked(x: Array, g: Array, stride: int) -> Array:
-    """The same, five accumulators carried over the chunks of time that read x inside its bounds; the ends are padded."""
-    batch, frames, channels = g.shape
-    chunk = chunk_length(batch, frames)
-    last = frames // chunk - 1
-    if last < 2:
-        return _kernel_gradient_plain(x, g, stride)
-    reach = (chunk - 1) * stride + KERNEL
+    def edge(edge_g: Array, start: int) -> Array:
+        windows = _windows(x, start * stride - PADDING, edge_g.shape[1], stride)
+        return jnp.stack([*(wide(edge_g) * window for window in windows), wide(edge_g)], axis=2).sum((0, 1))
 
-    def add_chunk(step: Array, totals: tuple[Array, ...]) -> tuple[Array, ...]:
-        part = lax.dynamic_slice_in_dim(g, step * chunk, chunk, 1)
-        window = lax.dynamic_slice_in_dim(x, step * chunk * stride - PADDING, reach, 1)
-        return tuple(map(jnp.add, totals, _tap_products(part, window, stride)))
-
-    zeros = (jnp.zeros((batch, chunk, channels), g.dtype),) * KERNEL
-    totals = lax.fori_loop(1, last, add_chunk, zeros)
-    head = jnp.pad(x[:, : reach - PADDING], ((0, 0), (PADDING, 0), (0, 0)))
-    tail = x[:, last * chunk * stride - PADDING :]
-    tail_g = g[:, last * chunk :]
-    beyond = (tail_g.shape[1] - 1) * stride + KERNEL - tail.shape[1]
-    tail = jnp.pad(tail, ((0, 0), (0, beyond), (0, 0)))
-    pieces = zip(totals, _tap_products(g[:, :chunk], head, stride), _tap_products(tail_g, tail, stride), strict=True)
-    return jnp.stack([a.sum((0, 1)) + b.sum((0, 1)) + c.sum((0, 1)) for a, b, c in pieces])
+    inner_g = [wide(g[:, first + row : last : TILE]) for row in range(TILE)]
+    totals = jnp.stack([*map(inner, range(KERNEL)), reduce(jnp.add, inner_g)], axis=2).sum((0, 1))
+    totals += edge(g[:, :first], 0) + edge(g[:, last:], last)
+    return totals[:KERNEL], totals[KERNEL]
 
 
 @partial(apart, static=("stride",))
 def _depthwise_parameter_gradients(x: Array, g: Array, *, stride: int) -> tuple[Array, Array]:
-    dkernel = lax.platform_dependent(
+    return lax.platform_dependent(
         x,
         g,
-        cpu=partial(_kernel_gradient_chunked, stride=stride),
-        default=partial(_kernel_gradient_plain, stride=stride),
+        cpu=partial(_parameter_gradients_tiled, stride=stride),
+        default=partial(_parameter_gradients_plain, stride=stride),
     )
-    return dkernel, g.sum((0, 1))
 
 
 def _depthwise_fwd(x: Array, kernel: Array, bias: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return _depthwise(x, kernel, bias, stride=stride), (x, kernel)
+    return _depthwise(x, bias, *kernel, stride=stride), (x, kernel)
 
 
 def _depthwise_bwd(stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
     x, kernel = saved
-    dx = _depthwise_input_gradient(x, kernel, g, stride=stride)
+    dx = _depthwise_input_gradient(x, g, *kernel, stride=stride)
     return dx, *_depthwise_parameter_gradients(x, g, stride=stride)
 
 
@@ -195,9 +201,8 @@ def norm_prelu(x: Array, scale: Array, bias: Array, slope: Array) -> Array:
 
 def _statistics(x: Array) -> tuple[Array, Array]:
     """Mean and 1/√(variance + ε) of each example, [B,1,1]."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mean = wide.mean((1, 2), keepdims=True)
-    variance = jnp.square(wide - mean).mean((1, 2), keepdims=True)
+    mean = wide(x).mean((1, 2), keepdims=True)
+    variance = jnp.square(wide(x) - mean).mean((1, 2), keepdims=True)
     return mean, lax.rsqrt(variance + NORM_EPSILON)
 
 
@@ -219,8 +224,13 @@ def _norm_gradients(
     return dx.astype(x.dtype), (products * rstd[:, 0]).sum(0), sums.sum(0)
 
 
+def _bend(x: Array, slope: Array) -> Array:
+    return lax.select(x > 0, x, x * slope[None, None])
+
+
 def _prelu_input_gradient(x: Array, slope: Array, g: Array) -> Array:
-    return g * jnp.where(x > 0, 1, slope[None, None])
+    g = wide(g)
+    return lax.select(x > 0, g, g * slope[None, None])
 
 
 def _slope_gradient(slope: Array, per_channel: Array) -> Array:
@@ -241,20 +251,20 @@ def _global_norm_gradients(x: Array, mean: Array, rstd: Array, scale: Array, g: 
 
 @apart
 def _prelu(x: Array, slope: Array) -> Array:
-    return x * jnp.where(x > 0, 1, slope[None, None])
+    return _bend(wide(x), slope).astype(x.dtype)
 
 
 @apart
 def _prelu_gradients(x: Array, slope: Array, g: Array) -> tuple[Array, Array]:
     (sums,) = sums_over_time(lambda x, g: (g * jnp.minimum(x, 0),), x, g)
-    return _prelu_input_gradient(x, slope, g), _slope_gradient(slope, sums.sum(0))
+    return _prelu_input_gradient(x, slope, g).astype(x.dtype), _slope_gradient(slope, sums.sum(0))
 
 
 @apart
 def _norm_prelu_fwd(x: Array, scale: Array, bias: Array, slope: Array) -> tuple[Array, tuple[Array, Array]]:
     mean, rstd = _statistics(x)
     y = _normalised(x, mean, rstd, scale, bias)
-    return (y * jnp.where(y > 0, 1, slope[None, None])).astype(x.dtype), (mean, rstd)
+    return _bend(y, slope).astype(x.dtype), (mean, rstd)
 
 
 @apart

@@ -72,7 +72,7 @@ class Decoder(nn.Module):
         kernel = self.param("kernel", init, (sources, basis, self.enc_kernel_size))
         # One product with a block diagonal matrix: its zeros cost less than bringing the source axis to the front.
         matrix = kernel[:, :, None] * jnp.eye(sources, dtype=kernel.dtype)[:, None, :, None]
-        frames = ops.product(x.reshape(batch, count, -1), matrix.reshape(sources * basis, -1))
+        frames = ops.product(x.reshape(batch, count, -1), matrix.reshape(sources * basis, -1), jnp.float32)
         frames = frames.reshape(batch, count, sources, -1).swapaxes(1, 2).reshape(batch * sources, count, -1)
         estimates = framing.overlap_add(frames).reshape(batch, sources, -1)
         return estimates + self.param("bias", nn.initializers.zeros, (sources,))[None, :, None]
@@ -84,6 +84,9 @@ class SudoRmRf(nn.Module):
     Encoder and ReLU, norm, 1×1 bottleneck, num_blocks U-shaped blocks, masks on the encoder's output, decoder. Zeros
     are added at the end, seen by the norms, and cut again: to the next multiple of lcm(L // 2, 2^upsampling_depth),
     and on from there to the next one whose frames every block can halve (the authors' code fails there).
+
+    dtype, 'float32' or 'bfloat16': of everything from the encoder's output to the masked bases; parameters, norms and
+    estimates are float32. remat: keep only the input of each block for the gradient, and make the rest again.
 
     FROZEN: parameters to be kept from training. The decoder's bias only shifts an estimate, which a loss free of the
     mean does not see; its gradient is rounding noise, along which Adam would walk at random. The authors'
@@ -97,6 +100,8 @@ class SudoRmRf(nn.Module):
     enc_kernel_size: int = 21
     enc_num_basis: int = 512
     num_sources: int = 2
+    dtype: str = "float32"
+    remat: bool = False
 
     FROZEN: ClassVar[tuple[tuple[str, ...], ...]] = (("decoder", "bias"),)
 
@@ -106,12 +111,17 @@ class SudoRmRf(nn.Module):
         quantum = math.lcm(self.enc_kernel_size // 2, 2**self.upsampling_depth)
         length = layers.padded_length(samples, quantum, self.enc_kernel_size, self.upsampling_depth)
         padded = jnp.pad(mixture, ((0, 0), (0, length - samples)))
-        encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded)
+        encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded).astype(self.dtype)
         x = layers.GlobalNorm(name="encoder_norm")(encoded)
         x = layers.Pointwise(self.out_channels, name="bottleneck")(x)
-        for block in range(self.num_blocks):
-            x = layers.UBlock(
-                self.out_channels, self.in_channels, self.upsampling_depth, original=True, name=f"block_{block}"
-            )(x)
+        x = layers.ublocks(
+            x,
+            self.num_blocks,
+            remat=self.remat,
+            out_channels=self.out_channels,
+            in_channels=self.in_channels,
+            upsampling_depth=self.upsampling_depth,
+            original=True,
+        )
         masked = Mask(self.enc_num_basis, self.num_sources, name="mask")(x, encoded)
         return Decoder(self.enc_kernel_size, name="decoder")(masked)[:, :, :samples]

@@ -39,7 +39,7 @@ PER_CHANNEL = Layout(lambda array, shape: array[:, 0].T, lambda shape: (shape[1]
 MASK = Layout(lambda array, shape: array[:, 0, :, 0], lambda shape: (shape[0], 1, shape[1], 1))
 DECODER = Layout(lambda array, shape: array.reshape(shape), lambda shape: (shape[0] * shape[1], 1, shape[2]))
 
-Row = tuple[str, str, Layout]  # PyTorch's name, our path with slashes, layout
+Row = tuple[str, str, Layout]  # PyTorch's name, our path with slashes (of a block: blocks/NUMBER/…), layout
 
 
 def from_state_dict(state_dict: Mapping[str, Any], family: str, **fields: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -71,6 +71,8 @@ def from_state_dict(state_dict: Mapping[str, Any], family: str, **fields: int) -
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = jnp.asarray(layout.to_ours(arrays[name], shapes[path]), jnp.float32)
+    blocks = params["blocks"]
+    params["blocks"] = jax.tree.map(lambda *each: jnp.stack(each), *(blocks[str(i)] for i in range(len(blocks))))
     return module, params
 
 
@@ -125,9 +127,17 @@ def _derive_fields(arrays: Mapping[str, np.ndarray], family: str, given: set[str
 
 
 def _shapes(module: nn.Module) -> dict[str, Shape]:
-    """Our parameters: path with slashes → shape. Nothing is computed or allocated."""
+    """Our parameters: path with slashes → shape, each block's apart. Nothing is computed or allocated."""
     tree = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.float32))["params"]
-    return {"/".join(key.key for key in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    shapes = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        first, *rest = (key.key for key in keys)
+        if first == "blocks":
+            for block in range(leaf.shape[0]):
+                shapes["/".join([first, str(block), *rest])] = leaf.shape[1:]
+        else:
+            shapes["/".join([first, *rest])] = leaf.shape
+    return shapes
 
 
 def _rows(module: nn.Module, family: str) -> list[Row]:
@@ -139,7 +149,7 @@ def _rows(module: nn.Module, family: str) -> list[Row]:
         rows.append(("encoder.0.bias", "encoder/bias", SAME))
     rows += _norm("ln", "encoder_norm", original) + _conv("l1" if original else "bottleneck", "bottleneck", POINTWISE)
     for block in range(values["num_blocks"]):
-        rows += _block_rows(f"sm.{block}.", f"block_{block}/", values["upsampling_depth"], original)
+        rows += _block_rows(f"sm.{block}.", f"blocks/{block}/", values["upsampling_depth"], original)
     if not original:
         rows.append(("mask_net.0.weight", "mask_prelu/slope", SAME))
         return [*rows, *_conv("mask_net.1", "mask", POINTWISE), ("decoder.weight", "decoder/kernel", SAME)]

@@ -1,0 +1,48 @@
+"""What the commands set up before any work, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+SHOW = """
+import json, os, jax
+from jaxsep import runtime
+runtime.configure()
+cache = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
+jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((64, 64))).block_until_ready()
+print(json.dumps([cache, os.environ["XLA_FLAGS"], sum(map(len, (files for _, _, files in os.walk(cache or "/none"))))]))
+"""
+
+
+def shown(tmp_path, **environment):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    environment = {"JAXSEP_CACHE": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        env={**inherited, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_compiled_programs_are_kept_in_the_cache(tmp_path):
+    folder, flags, files = shown(tmp_path)
+    assert folder.startswith(str(tmp_path / "compiled"))
+    assert files > 0
+    assert flags == "--xla_cpu_prefer_vector_width=512"
+
+
+def test_the_users_own_settings_have_the_last_word(tmp_path):
+    folder, flags, _ = shown(
+        tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), XLA_FLAGS="--xla_cpu_prefer_vector_width=256"
+    )
+    assert folder == str(tmp_path / "mine")
+    assert flags == "--xla_cpu_prefer_vector_width=256"
+
+
+def test_the_cache_can_be_switched_off(tmp_path):
+    assert shown(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false")[0] is None
+    assert list(tmp_path.iterdir()) == []
