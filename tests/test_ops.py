@@ -8,7 +8,7 @@ from jax import lax
 
 from jaxsep.models import backend, framing, ops
 
-# Odd and even, below and above the chunks in which the CPU code sums over time, with and without a rest.
+# Odd and even, below and above the tiles in which the CPU code sums over time, with and without a rest.
 SHAPES = [(1, 1, 3), (2, 7, 4), (2, 257, 5)]
 
 

@@ -56,7 +56,7 @@ class Worker:
         self.close()
 
     def go(self) -> dict[str, float]:
-        """One timed repetition."""
+        """One timed repetition, after one that is not."""
         return self._ask("go")
 
     def stop(self) -> dict[str, float]:

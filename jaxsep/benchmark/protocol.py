@@ -4,7 +4,7 @@ JSON, one object a line; the parent writes to the worker's standard input and re
 
     parent                      worker
     {"kind": …, …}  the case    {"ready": true, …}     built, compiled and warmed up; facts and times of that
-    go                          {"seconds": …, …}      one timed repetition
+    go                          {"seconds": …, …}      one repetition unheeded, then one timed
     stop                        {"peak_bytes": …}      largest resident memory of the process; the worker ends
 
 Anything that goes wrong is answered by {"error": …}. Standard library only: workers of other environments read this file too.
@@ -25,7 +25,9 @@ Build = Callable[[dict[str, Any]], tuple[Repeat, dict[str, Any]]]
 def serve(build: Build) -> None:
     """Answer the parent until it says stop or is gone.
 
-    build(case) -> (repeat, facts): facts goes into the first answer, each call of repeat() is one timed repetition.
+    build(case) -> (repeat, facts): facts goes into the first answer, each call of repeat() is one timed repetition. While
+    the other side is measured, caches and memory of this one go to others: the first repetition of a round gets them back,
+    the second, which counts, finds things as in the middle of a training run.
     Whatever else is printed to standard output goes to standard error. Exit status 1 after an error.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -41,6 +43,7 @@ def serve(build: Build) -> None:
             if line.strip() == "stop":
                 answer(peak_bytes=peak_bytes())
                 return
+            repeat()
             answer(**repeat())
     except KeyboardInterrupt:  # the parent was interrupted too, and answers for both
         sys.exit(130)
