@@ -9,10 +9,12 @@ MS, GB = 1e3, 1e-9
 
 
 def setting(of: dict[str, Any]) -> str:
+    """Batch and length of a case, as the table shows them."""
     return f"B={of['batch']}, {of['seconds']:g} s"
 
 
 def compiling(values: dict[str, list[float]]) -> str:
+    """What came before the first repetition of a worker of ours."""
     return f"traced in {values['trace_seconds'][0]:.1f} s, compiled in {values['compile_seconds'][0]:.1f} s"
 
 
