@@ -1,8 +1,9 @@
-"""What a command of jaxsep asks of its process before any work: compiled programs kept, wide vectors used.
+"""What a command of jaxsep asks of its process before any work: compiled programs and memory kept, wide vectors used.
 
 Importing jaxsep changes nothing; `main` and `benchmark` call `configure` first.
 """
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -21,12 +22,30 @@ def configure() -> None:
 
     XLA's CPU code may use vectors of 512 bits where the processor has them; an XLA_FLAGS that says otherwise is left
     alone.
+
+    On a CPU, a program runs in the thread that calls it, and with glibc memory that is freed stays with the process: a
+    training step finds the gigabyte that the last one used, instead of being given it anew, page by page. A GLIBC_TUNABLES
+    or MALLOC_… in the environment is left alone.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_prefer_vector_width" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # other threads' memory cannot be kept (glibc's arenas)
+    chosen = any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ)
+    if platform.libc_ver()[0] == "glibc" and not chosen:
+        _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """The main thread's heap grows in place of mappings of their own for large arrays, and is never cut back."""
+    mallopt = ctypes.CDLL(None).mallopt
+    # Parameters and values of <malloc.h>.
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
+    mallopt(top_pad, 64 << 20)
 
 
 def compilation_cache() -> Path:

@@ -4,6 +4,4 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/launch/install.sh" report
-# Large pages for large arrays, so that a step on a CPU spends less time on page faults (glibc from 2.35 on; ignored elsewhere).
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 exec "$root/.venv/bin/python" -m jaxsep.main "$@"

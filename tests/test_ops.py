@@ -12,13 +12,13 @@ from jaxsep.models import backend, framing, ops
 SHAPES = [(1, 1, 3), (2, 7, 4), (2, 257, 5)]
 
 
-def plain_pointwise(x, kernel, bias):
-    return jnp.einsum("bfi,io->bfo", x, kernel) + bias[None, None]
+def plain_product(x, kernel):
+    return jnp.einsum("bfi,io->bfo", x, kernel)
 
 
 def plain_depthwise(stride):
-    def depthwise(x, kernel, bias):
-        y = lax.conv_general_dilated(
+    def depthwise(x, kernel):
+        return lax.conv_general_dilated(
             x,
             kernel[:, None],
             (stride,),
@@ -26,12 +26,25 @@ def plain_depthwise(stride):
             dimension_numbers=("NWC", "WIO", "NWC"),
             feature_group_count=x.shape[-1],
         )
-        return y + bias[None, None]
 
     return depthwise
 
 
-def plain_norm(x, scale, bias):
+def plain_branch(stride):
+    """Both uses of x in one array, so that the gradient of one shows where that of the other lies."""
+    return lambda x, kernel: jnp.concatenate([plain_depthwise(stride)(x, kernel), jnp.sin(x)], axis=1)
+
+
+def branch(stride):
+    def both(x, kernel):
+        y, again = ops.depthwise_branch(x, kernel, stride)
+        return jnp.concatenate([y, jnp.sin(again)], axis=1)
+
+    return both
+
+
+def plain_norm(x, offset, scale, bias):
+    x = x + offset[None, None]
     mean = x.mean((1, 2), keepdims=True)
     variance = x.var((1, 2), keepdims=True)
     return (x - mean) / jnp.sqrt(variance + 1e-8) * scale[None, None] + bias[None, None]
@@ -41,36 +54,39 @@ def plain_prelu(x, slope):
     return jnp.where(x > 0, x, x * slope[None, None])
 
 
-def plain_norm_prelu(x, scale, bias, slope):
-    return plain_prelu(plain_norm(x, scale, bias), slope)
+def plain_norm_prelu(x, offset, scale, bias, slope):
+    return plain_prelu(plain_norm(x, offset, scale, bias), slope)
 
 
-def vector(channels):
-    return (channels,)
-
-
-# name: ours, plain form, shapes of the parameters for C channels, tolerance (norm of difference over norm)
+# name: ours, plain form, shapes of the other arguments beside x [b,f,c], tolerance (norm of difference over norm)
 CASES = {
-    "pointwise, wider": (ops.pointwise, plain_pointwise, lambda c: [(c, c + 2), (c + 2,)], 1e-4),
-    "pointwise, narrower": (ops.pointwise, plain_pointwise, lambda c: [(c, max(1, c - 2)), (max(1, c - 2),)], 1e-4),
+    "product, wider": (ops.product, plain_product, lambda b, f, c: [(c, c + 2)], 1e-4),
+    "product, narrower": (ops.product, plain_product, lambda b, f, c: [(c, max(1, c - 2))], 1e-4),
     "depthwise, stride 1": (
-        lambda x, kernel, bias: ops.depthwise_conv(x, kernel, bias, 1),
+        lambda *args: ops.depthwise_conv(*args, 1),
         plain_depthwise(1),
-        lambda c: [(5, c), (c,)],
+        lambda b, f, c: [(5, c)],
         1e-4,
     ),
     "depthwise, stride 2": (
-        lambda x, kernel, bias: ops.depthwise_conv(x, kernel, bias, 2),
+        lambda *args: ops.depthwise_conv(*args, 2),
         plain_depthwise(2),
-        lambda c: [(5, c), (c,)],
+        lambda b, f, c: [(5, c)],
         1e-4,
     ),
-    "global norm": (ops.global_norm, plain_norm, lambda c: [(c,), (c,)], 1e-4),
-    "prelu per channel": (ops.prelu, plain_prelu, lambda c: [(c,)], 1e-4),
-    "prelu scalar": (ops.prelu, plain_prelu, lambda c: [(1,)], 1e-4),
-    "norm and prelu per channel": (ops.norm_prelu, plain_norm_prelu, lambda c: [(c,), (c,), (c,)], 1e-4),
-    "norm and prelu scalar": (ops.norm_prelu, plain_norm_prelu, lambda c: [(c,), (c,), (1,)], 1e-4),
-    "upsample": (ops.upsample, lambda x: jnp.repeat(x, 2, axis=1), lambda c: [], 1e-4),
+    "branch, stride 1": (branch(1), plain_branch(1), lambda b, f, c: [(5, c)], 1e-4),
+    "branch, stride 2": (branch(2), plain_branch(2), lambda b, f, c: [(5, c)], 1e-4),
+    "global norm": (ops.global_norm, plain_norm, lambda b, f, c: [(c,)] * 3, 1e-4),
+    "prelu per channel": (ops.prelu, plain_prelu, lambda b, f, c: [(c,)], 1e-4),
+    "prelu scalar": (ops.prelu, plain_prelu, lambda b, f, c: [(1,)], 1e-4),
+    "norm and prelu per channel": (ops.norm_prelu, plain_norm_prelu, lambda b, f, c: [(c,)] * 4, 1e-4),
+    "norm and prelu scalar": (ops.norm_prelu, plain_norm_prelu, lambda b, f, c: [(c,), (c,), (c,), (1,)], 1e-4),
+    "add upsampled": (
+        lambda coarse, fine: ops.add_upsampled(fine, coarse),
+        lambda coarse, fine: fine + jnp.repeat(coarse, 2, axis=1),
+        lambda b, f, c: [(b, 2 * f, c)],
+        1e-4,
+    ),
 }
 
 
@@ -94,7 +110,7 @@ def value_and_gradients(function, arguments, probe):
 @pytest.mark.parametrize("name", CASES)
 def test_matches_automatic_differentiation(name, shape):
     ours, plain, parameters, tolerance = CASES[name]
-    arguments = [draw(shape, 0), *(draw(size, seed) for seed, size in enumerate(parameters(shape[-1]), 1))]
+    arguments = [draw(shape, 0), *(draw(size, seed) for seed, size in enumerate(parameters(*shape), 1))]
     probe = draw(jax.eval_shape(plain, *arguments).shape, 9)
     found = jax.jit(lambda args, probe: value_and_gradients(ours, args, probe))(arguments, probe)
     wanted = jax.jit(lambda args, probe: value_and_gradients(plain, args, probe))(arguments, probe)
@@ -106,7 +122,7 @@ def test_matches_automatic_differentiation(name, shape):
 def test_vmap(name):
     """A batch of batches, with parameters of their own: the same as one after the other."""
     ours, plain, parameters, tolerance = CASES[name]
-    arguments = [draw((2, 2, 70, 3), 0), *(draw((2, *size), seed) for seed, size in enumerate(parameters(3), 1))]
+    arguments = [draw((2, 2, 70, 3), 0), *(draw((2, *size), seed) for seed, size in enumerate(parameters(2, 70, 3), 1))]
     probe = draw((2, *jax.eval_shape(plain, *[argument[0] for argument in arguments]).shape), 9)
     mapped = jax.vmap(lambda args, probe: value_and_gradients(ours, args, probe))
     one = jax.jit(lambda args, probe: value_and_gradients(plain, args, probe))
@@ -122,9 +138,7 @@ def test_vmap(name):
 def test_sums_of_other_backends(batch, frames, stride, tolerance):
     """The formulation of other backends equals the CPU's, here where both can run."""
     x, g = draw((batch, frames, 5), 0), draw((batch, -(-frames // stride), 5), 1)
-    tiled = ops._parameter_gradients_tiled(x, g, stride)
-    for one, other in zip(tiled, ops._parameter_gradients_plain(x, g, stride), strict=True):
-        assert_close(one, other, tolerance)
+    assert_close(ops._kernel_gradient_tiled(x, g, stride), ops._kernel_gradient_plain(x, g, stride), tolerance)
 
     def products(g, h):
         return g, g * h
@@ -134,19 +148,32 @@ def test_sums_of_other_backends(batch, frames, stride, tolerance):
         assert_close(one, other, tolerance)
 
 
-def test_norm_far_from_zero():
+@pytest.mark.parametrize("x_mean", [0, 3000])
+@pytest.mark.parametrize("offset_mean", [0, 3000])
+def test_norm_far_from_zero(x_mean, offset_mean):
     """Mean 3000 times the deviation: E[x²] − E[x]² in float32 is wrong in the first digit."""
-    x = np.random.default_rng(0).standard_normal((2, 500, 8)) + 3000
+    rng = np.random.default_rng(0)
+    x = np.asarray(rng.standard_normal((2, 500, 8)) + x_mean, np.float32)
+    offset = np.asarray(rng.standard_normal(8) + offset_mean, np.float32)
     ones, zeros = jnp.ones(8), jnp.zeros(8)
-    wide = np.asarray(x, np.float32).astype(np.float64)
+    wide = x.astype(np.float64) + offset.astype(np.float64)
     wanted = (wide - wide.mean((1, 2), keepdims=True)) / wide.std((1, 2), keepdims=True)
-    assert_close(ops.global_norm(jnp.asarray(x, jnp.float32), ones, zeros), wanted, 1e-3)
+    assert_close(ops.global_norm(jnp.asarray(x), jnp.asarray(offset), ones, zeros), wanted, 1e-3)
+
+
+def test_norm_of_a_late_start():
+    """Silence, then a signal: the first frame's mean is far from that of the rest, and the sums about it still do."""
+    x = np.zeros((1, 1600, 4), np.float32)
+    x[:, 1:] = 1000 + np.random.default_rng(0).standard_normal((1, 1599, 4))
+    wide = x.astype(np.float64)
+    wanted = (wide - wide.mean()) / wide.std()
+    assert_close(ops.global_norm(jnp.asarray(x), jnp.zeros(4), jnp.ones(4), jnp.zeros(4)), wanted, 1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 2.5])
 def test_norm_of_a_constant(value):
-    x, scale, bias = jnp.full((1, 8, 4), value), jnp.ones(4), jnp.arange(4.0)
-    y, *gradients = value_and_gradients(ops.global_norm, (x, scale, bias), draw((1, 8, 4), 0))
+    x, ones, bias = jnp.full((1, 8, 4), value), jnp.ones(4), jnp.arange(4.0)
+    y, *gradients = value_and_gradients(ops.global_norm, (x, ones, ones, bias), draw((1, 8, 4), 0))
     np.testing.assert_array_equal(y, jnp.broadcast_to(bias[None, None], y.shape))
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 

@@ -2,8 +2,11 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
+
+import pytest
 
 SHOW = """
 import json, os, jax
@@ -46,3 +49,31 @@ def test_the_users_own_settings_have_the_last_word(tmp_path):
 def test_the_cache_can_be_switched_off(tmp_path):
     assert shown(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false")[0] is None
     assert list(tmp_path.iterdir()) == []
+
+
+FAULTS = """
+import jax, resource
+from jaxsep import runtime
+runtime.configure()
+program = jax.jit(lambda x: jax.numpy.sort(jax.numpy.sin(x))[::-1].sum())
+x = jax.numpy.ones(2**23)
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    program(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_stays_with_the_process_unless_the_user_says_otherwise():
+    """Page faults of the fourth call of a program that needs tens of megabytes; glibc's own default is 65536 mappings."""
+
+    def faults(**environment):
+        command = [sys.executable, "-c", FAULTS]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        done = subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("memory is kept with glibc alone")
+    assert faults() < 500
+    assert faults(MALLOC_MMAP_MAX_="65536") > 5000

@@ -85,11 +85,12 @@ def test_trains_a_regression_with_a_pmf_of_three_lines():
     tx = make_optimizer(0.05, clip_norm=5.0)
     step = jax.jit(make_train_step(squared_errors, hardest_half, tx), donate_argnums=0)
     state = create_state(fresh(), tx)
-    for _ in range(400):
-        state, metrics = step(state, BATCH, 0)
+    state, first = step(state, BATCH, 0)  # at the end, all losses may be the same
+    for _ in range(399):
+        state, _ = step(state, BATCH, 0)
     np.testing.assert_allclose(state.params["w"], TRUE, atol=0.02)
     assert int(state.step) == 400
-    assert metrics["ess"] <= 5
+    assert first["ess"] <= 5
 
 
 def test_a_weighting_with_memory_is_carried_in_the_state():
@@ -123,9 +124,8 @@ def test_clipping_acts_before_adam_and_the_norm_is_reported_before_it():
     tx = optax.chain(make_optimizer(1.0, clip_norm=1e-3))
     grads = {"w": jnp.full((3, 1), 100.0)}
     _, opt_state = tx.update(grads, tx.init(grads), grads)
-    moments = [leaf for leaf in jax.tree.leaves(opt_state) if leaf.shape == (3, 1)]
     # Adam's first moment after one step is 0.1 × the gradient it saw.
-    assert np.linalg.norm(moments[0]) == pytest.approx(0.1 * 1e-3, rel=1e-4)
+    assert np.linalg.norm(optax.tree.get(opt_state, "mu")) == pytest.approx(0.1 * 1e-3, rel=1e-4)
 
 
 def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
@@ -134,8 +134,7 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
     huge = {"decoder": {"bias": jnp.full(2, 1e6), "kernel": jnp.full(2, 0.1)}}
     updates, opt_state = tx.update(huge, tx.init(params), params)
     np.testing.assert_array_equal(updates["decoder"]["bias"], 0.0)
-    first_moment = opt_state[2][0].mu["decoder"]["kernel"]
-    np.testing.assert_allclose(first_moment, 0.01, rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.get(opt_state, "mu"), [0.0, 0.0, 0.01, 0.01], rtol=1e-5)
 
 
 def test_moving_average_follows_the_parameters():

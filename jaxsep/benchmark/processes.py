@@ -16,8 +16,8 @@ from tqdm import tqdm
 Results = dict[str, dict[str, list[float]]]
 
 OURS = (sys.executable, "-m", "jaxsep.benchmark.worker")
-# As launch/run.sh sets it: large pages for large arrays, for both sides.
-LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# For both sides what `runtime.configure` asks of glibc: memory that is freed stays with the process.
+KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
 # What the threads of the worker that was last busy need to come to rest.
 REST_SECONDS = 0.1
 TAIL_LINES = 8
@@ -41,7 +41,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**LARGE_PAGES, **environment, **os.environ, **case.get("environment", {})},
+            env={**KEPT_MEMORY, **environment, **os.environ, **case.get("environment", {})},
         )
         try:
             self.ready = self._ask(json.dumps(case))

@@ -224,8 +224,9 @@ def loop(case: Case) -> tuple[Repeat, dict[str, Any]]:
             start = time.perf_counter()
             for _ in range(case["steps"]):
                 asked = time.perf_counter()
-                _, _, batch = next(batches)
+                upcoming = next(batches)
                 waited += time.perf_counter() - asked
+                _, _, batch = upcoming
                 state, _ = jax.block_until_ready(step(state, batch, np.int32(0)))
             return {"seconds": time.perf_counter() - start, "waited": waited}
 

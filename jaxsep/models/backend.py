@@ -12,11 +12,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.experimental.xla_metadata import set_xla_metadata
 
 Products = Callable[..., tuple[Array, ...]]
 TILE = 4  # frames that one step of a loop adds up
+
+
+def on_cpu() -> bool:
+    """Whether what is traced now is meant for a CPU."""
+    return jax.default_backend() == "cpu"
 
 
 def apart(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callable[..., Any]:
@@ -30,17 +35,16 @@ def apart(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callabl
 
     @partial(jax.jit, static_argnames=static)
     @wraps(function)
-    def compiled(*arrays: Array, **options: int) -> Any:
+    def compiled(*arrays: Any, **options: int) -> Any:
         with set_xla_metadata(inlineable=None):  # the attribute is for this call, not for the calls inside it
             return function(*arrays, **options)
 
     @wraps(function)
-    def call(*arrays: Array, **options: int) -> Any:
-        def on_cpu(*arrays: Array) -> Any:
-            with set_xla_metadata(inlineable="false"):
-                return compiled(*arrays, **options)
-
-        return lax.platform_dependent(*arrays, cpu=on_cpu, default=partial(function, **options))
+    def call(*arrays: Any, **options: int) -> Any:
+        if not on_cpu():
+            return function(*arrays, **options)
+        with set_xla_metadata(inlineable="false"):
+            return compiled(*arrays, **options)
 
     return call
 
@@ -72,4 +76,4 @@ def _sums_tiled(products: Products, *arrays: Array) -> tuple[Array, ...]:
 def sums_over_time(products: Products, *arrays: Array) -> tuple[Array, ...]:
     """Sums over frames, each [B,C], of the arrays [B,F,C] that products makes of arrays [B,F,C], frame by frame, in
     float32 or wider."""
-    return lax.platform_dependent(*arrays, cpu=partial(_sums_tiled, products), default=partial(_sums_plain, products))
+    return (_sums_tiled if on_cpu() else _sums_plain)(products, *arrays)

@@ -33,7 +33,8 @@ def encode(waveform: Array, kernel: Array, bias: Array | None = None) -> Array:
     padded = jnp.pad(waveform, ((0, 0), (hop, (frames + hops - 2) * hop - samples)))
     chunks = padded.reshape(batch, frames + hops - 1, hop)
     framed = jnp.concatenate([chunks[:, i : i + frames] for i in range(hops)], axis=2)[:, :, :taps]
-    return ops.product(framed, kernel) if bias is None else ops.pointwise(framed, kernel, bias)
+    encoded = ops.product(framed, kernel)
+    return encoded if bias is None else encoded + bias[None, None]
 
 
 def overlap_add(frames: Array) -> Array:

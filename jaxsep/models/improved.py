@@ -90,7 +90,7 @@ class ImprovedSudoRmRf(nn.Module):
         padded = jnp.pad(mixture, ((0, 0), (0, length - samples)))
         encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded).astype(self.dtype)
         x = layers.GlobalNorm(name="encoder_norm")(encoded)
-        x = layers.Pointwise(self.out_channels, name="bottleneck")(x)
+        x = layers.with_bias(*layers.Pointwise(self.out_channels, name="bottleneck")(x))
         x = layers.ublocks(
             x,
             self.num_blocks,
@@ -101,6 +101,7 @@ class ImprovedSudoRmRf(nn.Module):
             original=False,
         )
         x = layers.PReLU(per_channel=False, name="mask_prelu")(x)
-        masks = nn.relu(layers.Pointwise(self.num_sources * self.enc_num_basis, name="mask")(x))
+        logits = layers.Pointwise(self.num_sources * self.enc_num_basis, name="mask")(x)
+        masks = nn.relu(layers.with_bias(*logits))
         masked = masks * jnp.tile(encoded, (1, 1, self.num_sources))
         return Decoder(self.enc_kernel_size, self.num_sources, name="decoder")(masked)[:, :, :samples]

@@ -45,37 +45,56 @@ class Affine(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """1×1 convolution, [B,F,Ci] → [B,F,features]. Parameters: kernel [Ci,features], bias [features]."""
+    """1×1 convolution, [B,F,Ci] → [B,F,features]. Parameters: kernel [Ci,features], bias [features].
+
+    What it returns lacks the bias, which comes beside it: a norm that follows adds it in the loop that it has anyway.
+    """
 
     features: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> tuple[Array, Array]:
         init = fan_in_uniform(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        return ops.pointwise(x, kernel, self.param("bias", init, (self.features,)))
+        return ops.product(x, kernel), self.param("bias", init, (self.features,))
 
 
 class Depthwise(nn.Module):
-    """Depthwise convolution, five taps, [B,F,C] → [B,⌈F/stride⌉,C]. Parameters: kernel [5,C], bias [C]."""
+    """Depthwise convolution, five taps, [B,F,C] → [B,⌈F/stride⌉,C]. Parameters: kernel [5,C], bias [C].
+
+    Returns the result without its bias, the bias (see `Pointwise`), and the input, to be read from here on where it is
+    needed again (see `ops.depthwise_branch`).
+    """
 
     stride: int
+    branch: bool
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
         init = fan_in_uniform(ops.KERNEL)
         kernel = self.param("kernel", init, (ops.KERNEL, x.shape[-1]))
-        return ops.depthwise_conv(x, kernel, self.param("bias", init, (x.shape[-1],)), self.stride)
+        bias = self.param("bias", init, (x.shape[-1],))
+        if self.branch:
+            y, x = ops.depthwise_branch(x, kernel, self.stride)
+        else:
+            y = ops.depthwise_conv(x, kernel, self.stride)
+        return y, bias, x
+
+
+def with_bias(x: Array, bias: Array) -> Array:
+    """x [B,F,C] + bias [C], in x's dtype: what `Pointwise` returns, put together where no norm follows."""
+    return (x + bias[None, None]).astype(x.dtype)
 
 
 class GlobalNorm(nn.Module):
-    """Norm over time and channels of each example, [B,F,C] → [B,F,C]. Parameters: scale [C], bias [C]."""
+    """Norm over time and channels of each example of x + offset, [B,F,C] → [B,F,C]; offset: [C], None for 0.
+
+    Parameters: scale [C], bias [C].
+    """
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels)
-        return ops.global_norm(x, scale, self.param("bias", nn.initializers.zeros, channels))
+    def __call__(self, x: Array, offset: Array | None = None) -> Array:
+        return ops.global_norm(x, _or_zeros(offset, x), *_scale_and_bias(self, x))
 
 
 class PReLU(nn.Module):
@@ -85,8 +104,7 @@ class PReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = x.shape[-1:] if self.per_channel else (1,)
-        return ops.prelu(x, self.param("slope", nn.initializers.constant(0.25), shape))
+        return ops.prelu(x, _slope(self, x, self.per_channel))
 
 
 class NormPReLU(nn.Module):
@@ -95,12 +113,22 @@ class NormPReLU(nn.Module):
     per_channel: bool
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
-        slope = self.param("slope", nn.initializers.constant(0.25), channels if self.per_channel else (1,))
-        return ops.norm_prelu(x, scale, bias, slope)
+    def __call__(self, x: Array, offset: Array | None = None) -> Array:
+        scale, bias = _scale_and_bias(self, x)
+        return ops.norm_prelu(x, _or_zeros(offset, x), scale, bias, _slope(self, x, self.per_channel))
+
+
+def _or_zeros(offset: Array | None, x: Array) -> Array:
+    return jnp.zeros(x.shape[-1]) if offset is None else offset
+
+
+def _scale_and_bias(module: nn.Module, x: Array) -> tuple[Array, Array]:
+    channels = x.shape[-1:]
+    return module.param("scale", nn.initializers.ones, channels), module.param("bias", nn.initializers.zeros, channels)
+
+
+def _slope(module: nn.Module, x: Array, per_channel: bool) -> Array:
+    return module.param("slope", nn.initializers.constant(0.25), x.shape[-1:] if per_channel else (1,))
 
 
 class UBlock(nn.Module):
@@ -124,21 +152,22 @@ class UBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         expanded = Pointwise(self.in_channels, name="expand")(x)
-        level = NormPReLU(self.original, name="expand_norm")(expanded)
+        level = NormPReLU(self.original, name="expand_norm")(*expanded)
         levels = []
         for depth in range(self.upsampling_depth):
-            level = Depthwise(1 if depth == 0 else 2, name=f"depthwise_{depth}")(level)
-            level = GlobalNorm(name=f"depthwise_norm_{depth}")(level)
-            levels.append(level)
-        merged = levels.pop()
+            convolve = Depthwise(2 if depth else 1, branch=depth > 0, name=f"depthwise_{depth}")
+            convolved, bias, again = convolve(level)
+            if depth:
+                levels.append(again)
+            level = GlobalNorm(name=f"depthwise_norm_{depth}")(convolved, bias)
         while levels:
-            merged = levels.pop() + ops.upsample(merged)
-        merged = NormPReLU(self.original, name="merge_norm")(merged)
+            level = ops.add_upsampled(levels.pop(), level)
+        merged = NormPReLU(self.original, name="merge_norm")(level)
         projected = Pointwise(self.out_channels, name="project")(merged)
         if not self.original:
-            return projected + x
-        projected = GlobalNorm(name="project_norm")(projected)
-        return NormPReLU(self.original, name="output_norm")(projected + x)
+            return with_bias(*projected) + x
+        normed = GlobalNorm(name="project_norm")(*projected)
+        return NormPReLU(self.original, name="output_norm")(normed + x)
 
 
 def ublocks(x: Array, count: int, *, remat: bool, **fields: Any) -> Array:

@@ -12,13 +12,13 @@ Source: Tzinis, Wang, Smaragdis, "Sudo rm -rf: efficient networks for universal 
 """
 
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxsep.models.backend import apart, sums_over_time, wide
+from jaxsep.models.backend import apart, on_cpu, sums_over_time, wide
 
 NORM_EPSILON = 1e-8
 KERNEL = 5  # taps of every depthwise convolution of the family
@@ -29,13 +29,13 @@ TILE = 8  # frames that one step of the parameter gradients' loop adds up
 # --- 1×1 convolution ---------------------------------------------------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def pointwise(x: Array, kernel: Array, bias: Array, dtype: Any = None) -> Array:
-    """1×1 convolution: y[b, f] = x[b, f] · kernel + bias.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Array, kernel: Array, dtype: Any = None) -> Array:
+    """1×1 convolution without its bias: y[b, f] = x[b, f] · kernel.
 
-    x: [B,F,Ci]; kernel: [Ci,Co]; bias: [Co]; dtype: of the result, x's where None. Returns [B,F,Co].
+    x: [B,F,Ci]; kernel: [Ci,Co]; dtype: of the result, x's where None. Returns [B,F,Co].
     """
-    return _pointwise(x, kernel, bias, dtype=dtype)
+    return _product(x, kernel, dtype=dtype)
 
 
 def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
@@ -45,41 +45,43 @@ def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
 
 
 @partial(apart, static=("dtype",))
-def _pointwise(x: Array, kernel: Array, bias: Array, *, dtype: Any) -> Array:
-    return (_dot(x, kernel.astype(x.dtype), (2, 0)) + bias[None, None]).astype(dtype or x.dtype)
+def _product(x: Array, kernel: Array, *, dtype: Any) -> Array:
+    return _dot(x, kernel.astype(x.dtype), (2, 0)).astype(dtype or x.dtype)
 
 
 @apart
-def _pointwise_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array, Array]:
+def _product_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
     narrow = g.astype(x.dtype)
     x_rows, g_rows = x.reshape(-1, x.shape[-1]), narrow.reshape(-1, g.shape[-1])
     # A product over rows costs a transposed copy of its left operand on a CPU: let that be the smaller one.
     smaller_first = x_rows.shape[1] <= g_rows.shape[1]
     dkernel = _dot(x_rows, g_rows, (0, 0)) if smaller_first else _dot(g_rows, x_rows, (0, 0)).T
-    return _dot(narrow, kernel.astype(x.dtype), (2, 1)).astype(x.dtype), dkernel, wide(g).sum((0, 1))
+    return _dot(narrow, kernel.astype(x.dtype), (2, 1)).astype(x.dtype), dkernel
 
 
-pointwise.defvjp(
-    lambda x, kernel, bias, dtype: (_pointwise(x, kernel, bias, dtype=dtype), (x, kernel)),
-    lambda dtype, saved, g: _pointwise_gradients(*saved, g),
+product.defvjp(
+    lambda x, kernel, dtype: (_product(x, kernel, dtype=dtype), (x, kernel)),
+    lambda dtype, saved, g: _product_gradients(*saved, g),
 )
-
-
-def product(x: Array, kernel: Array, dtype: Any = None) -> Array:
-    """`pointwise` without a bias."""
-    return pointwise(x, kernel, jnp.zeros(kernel.shape[1], kernel.dtype), dtype)
 
 
 # --- depthwise convolution ---------------------------------------------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def depthwise_conv(x: Array, kernel: Array, bias: Array, stride: int) -> Array:
-    """One filter per channel: y[b, f, c] = bias[c] + Σ_j kernel[j, c] · x[b, f·stride + j − 2, c], zeros outside.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
+    """One filter per channel, without its bias: y[b, f, c] = Σ_j kernel[j, c] · x[b, f·stride + j − 2, c], zeros outside.
 
-    x: [B,F,C], F ≥ 1; kernel: [5,C]; bias: [C]; stride: 1 or 2. Returns [B,⌈F/stride⌉,C].
+    x: [B,F,C], F ≥ 1; kernel: [5,C]; stride: 1 or 2. Returns [B,⌈F/stride⌉,C].
     """
-    return _depthwise(x, bias, *kernel, stride=stride)
+    return _depthwise(x, *kernel, stride=stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_branch(x: Array, kernel: Array, stride: int) -> tuple[Array, Array]:
+    """`depthwise_conv(x, kernel, stride)`, and x again for its next reader: the gradients of both uses of x are added up
+    in the loop that makes the first."""
+    return _depthwise(x, *kernel, stride=stride), x
 
 
 def _padded(x: Array, before: int, after: int) -> Array:
@@ -95,39 +97,41 @@ def _windows(x: Array, first: int, frames: int, stride: int) -> list[Array]:
 
 
 @partial(apart, static=("stride",))
-def _depthwise(x: Array, bias: Array, *taps: Array, stride: int) -> Array:
+def _depthwise(x: Array, *taps: Array, stride: int) -> Array:
     # The taps come one by one: XLA's loops over several rows of one small array are slower by a factor of 4.
     windows = _windows(x, -PADDING, -(-x.shape[1] // stride), stride)
     terms = [window * tap[None, None] for window, tap in zip(windows, taps, strict=True)]
-    return (reduce(jnp.add, terms) + bias[None, None]).astype(x.dtype)
+    return reduce(jnp.add, terms).astype(x.dtype)
 
 
-@partial(apart, static=("stride",))
-def _depthwise_input_gradient(x: Array, g: Array, *taps: Array, stride: int) -> Array:
-    frames, zero = x.shape[1], jnp.zeros((), g.dtype)
-    beyond = frames - (g.shape[1] - 1) * stride - 1
+@partial(apart, static=("stride", "frames"))
+def _depthwise_input_gradient(g: Array, taps: tuple[Array, ...], *others: Array, stride: int, frames: int) -> Array:
+    """Gradient of x [B,frames,C] given that of the convolution, and others, the gradients of other uses of x."""
+    beyond, zero = frames - (g.shape[1] - 1) * stride - 1, jnp.zeros((), g.dtype)
 
     def moved(number: int) -> Array:
         """Frame f of g at f·stride + number − 2, zeros between."""
         shift = number - PADDING
         return lax.pad(g, zero, ((0, 0, 0), (shift, beyond - shift, stride - 1), (0, 0, 0)))
 
-    return reduce(jnp.add, [moved(number) * tap[None, None] for number, tap in enumerate(taps)]).astype(x.dtype)
+    terms = [*others, *(moved(number) * tap[None, None] for number, tap in enumerate(taps))]
+    return reduce(jnp.add, terms).astype(g.dtype)
 
 
-def _parameter_gradients_plain(x: Array, g: Array, stride: int) -> tuple[Array, Array]:
-    """Σ_{b,f} g[b, f] · x[b, f·stride + j − 2] for the five taps j, as [5,C], and Σ_{b,f} g[b, f]."""
-    products = [(wide(g) * window).sum((0, 1)) for window in _windows(x, -PADDING, g.shape[1], stride)]
-    return jnp.stack(products), wide(g).sum((0, 1))
+def _kernel_gradient_plain(x: Array, g: Array, stride: int) -> Array:
+    """Σ_{b,f} g[b, f] · x[b, f·stride + j − 2] for the five taps j, [5,C]."""
+    windows = _windows(x, -PADDING, g.shape[1], stride)
+    return jnp.stack([(wide(g) * window).sum((0, 1)) for window in windows])
 
 
-def _parameter_gradients_tiled(x: Array, g: Array, stride: int) -> tuple[Array, Array]:
+def _kernel_gradient_tiled(x: Array, g: Array, stride: int) -> Array:
     """The same, tiles of frames added up first (see `backend`). The first and the last tile are apart from the others, which
     read x inside its bounds."""
     tiles = g.shape[1] // TILE
     if tiles < 3:
-        return _parameter_gradients_plain(x, g, stride)
+        return _kernel_gradient_plain(x, g, stride)
     first, last = TILE, (tiles - 1) * TILE
+    inner_g = [wide(g[:, first + row : last : TILE]) for row in range(TILE)]
 
     def inner(tap: int) -> Array:
         stop = (last - 1) * stride + KERNEL
@@ -136,49 +140,42 @@ def _parameter_gradients_tiled(x: Array, g: Array, stride: int) -> tuple[Array, 
 
     def edge(edge_g: Array, start: int) -> Array:
         windows = _windows(x, start * stride - PADDING, edge_g.shape[1], stride)
-        return jnp.stack([*(wide(edge_g) * window for window in windows), wide(edge_g)], axis=2).sum((0, 1))
+        return jnp.stack([wide(edge_g) * window for window in windows], axis=2).sum((0, 1))
 
-    inner_g = [wide(g[:, first + row : last : TILE]) for row in range(TILE)]
-    totals = jnp.stack([*map(inner, range(KERNEL)), reduce(jnp.add, inner_g)], axis=2).sum((0, 1))
-    totals += edge(g[:, :first], 0) + edge(g[:, last:], last)
-    return totals[:KERNEL], totals[KERNEL]
+    totals = jnp.stack([inner(tap) for tap in range(KERNEL)], axis=2).sum((0, 1))
+    return totals + edge(g[:, :first], 0) + edge(g[:, last:], last)
 
 
 @partial(apart, static=("stride",))
-def _depthwise_parameter_gradients(x: Array, g: Array, *, stride: int) -> tuple[Array, Array]:
-    return lax.platform_dependent(
-        x,
-        g,
-        cpu=partial(_parameter_gradients_tiled, stride=stride),
-        default=partial(_parameter_gradients_plain, stride=stride),
-    )
+def _depthwise_kernel_gradient(x: Array, g: Array, *, stride: int) -> Array:
+    return (_kernel_gradient_tiled if on_cpu() else _kernel_gradient_plain)(x, g, stride)
 
 
-def _depthwise_fwd(x: Array, kernel: Array, bias: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return _depthwise(x, bias, *kernel, stride=stride), (x, kernel)
-
-
-def _depthwise_bwd(stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
+def _depthwise_gradients(stride: int, saved: tuple[Array, Array], g: Array, *others: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    dx = _depthwise_input_gradient(x, g, *kernel, stride=stride)
-    return dx, *_depthwise_parameter_gradients(x, g, stride=stride)
+    dx = _depthwise_input_gradient(g, tuple(kernel), *others, stride=stride, frames=x.shape[1])
+    return dx, _depthwise_kernel_gradient(x, g, stride=stride)
 
 
-depthwise_conv.defvjp(_depthwise_fwd, _depthwise_bwd)
+depthwise_conv.defvjp(lambda x, kernel, stride: (depthwise_conv(x, kernel, stride), (x, kernel)), _depthwise_gradients)
+depthwise_branch.defvjp(
+    lambda x, kernel, stride: (depthwise_branch(x, kernel, stride), (x, kernel)),
+    lambda stride, saved, gs: _depthwise_gradients(stride, saved, *gs),
+)
 
 
 # --- norm and PReLU ----------------------------------------------------------------------------------------------------
 
 
 @jax.custom_vjp
-def global_norm(x: Array, scale: Array, bias: Array) -> Array:
-    """Group norm with a single group: y = (x − μ_b) / √(σ²_b + 1e-8) · scale[c] + bias[c].
+def global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> Array:
+    """Group norm with a single group: y = (x + offset[c] − μ_b) / √(σ²_b + 1e-8) · scale[c] + bias[c].
 
-    μ_b and σ²_b are the mean and the population variance of example b over time and channels, zero padding included;
-    the variance is taken about the mean, in a second pass. x: [B,F,C]; scale, bias: [C]. Returns [B,F,C]. A constant
-    example gives bias, with finite gradients.
+    μ_b and σ²_b are the mean and the population variance of example b of x + offset over time and channels, zero padding
+    included. offset is the bias of the convolution that made x: adding it here spares a loop over x.
+    x: [B,F,C]; offset, scale, bias: [C]. Returns [B,F,C]. A constant example gives bias, with finite gradients.
     """
-    return _global_norm_fwd(x, scale, bias)[0]
+    return _global_norm_keep(x, offset, scale, bias)[0]
 
 
 @jax.custom_vjp
@@ -191,37 +188,60 @@ def prelu(x: Array, slope: Array) -> Array:
 
 
 @jax.custom_vjp
-def norm_prelu(x: Array, scale: Array, bias: Array, slope: Array) -> Array:
-    """`prelu(global_norm(x, scale, bias), slope)` in one; what lies between is not kept but made again for the gradient.
+def norm_prelu(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> Array:
+    """`prelu(global_norm(x, offset, scale, bias), slope)` in one; what lies between is not kept but made again for the
+    gradient.
 
-    x: [B,F,C]; scale, bias: [C]; slope: [C] or [1]. Returns [B,F,C].
+    x: [B,F,C]; offset, scale, bias: [C]; slope: [C] or [1]. Returns [B,F,C].
     """
-    return _norm_prelu_fwd(x, scale, bias, slope)[0]
+    return _norm_prelu_keep(x, offset, scale, bias, slope)[0]
 
 
-def _statistics(x: Array) -> tuple[Array, Array]:
-    """Mean and 1/√(variance + ε) of each example, [B,1,1]."""
-    mean = wide(x).mean((1, 2), keepdims=True)
-    variance = jnp.square(wide(x) - mean).mean((1, 2), keepdims=True)
-    return mean, lax.rsqrt(variance + NORM_EPSILON)
+class _Statistics(NamedTuple):
+    """Of x + offset: shift [B,1,C], offset less the mean; rstd [B,1,1], 1/√(variance + ε); centred [B,C], the sum over time
+    of x + shift."""
+
+    shift: Array
+    rstd: Array
+    centred: Array
 
 
-def _normalised(x: Array, mean: Array, rstd: Array, scale: Array, bias: Array) -> Array:
-    return (x - mean) * (rstd * scale[None, None]) + bias[None, None]
+def _statistics(x: Array, offset: Array) -> _Statistics:
+    """Both sums in one pass over x, about the mean a of each example's first frame.
+
+    That frame alone makes the variance at least (μ − a)²/F: taking (μ − a)² off the mean square costs at most F roundings,
+    however far from zero x is.
+    """
+    frames, size = x.shape[1], x.shape[1] * x.shape[2]
+    about = offset[None, None] - (wide(x[:, :1]) + offset[None, None]).mean(2, keepdims=True)
+
+    def powers(x: Array) -> tuple[Array, Array]:
+        near = x + about
+        return near, near * near
+
+    sums, squares = sums_over_time(powers, x)
+    mean = (sums.sum(1) / size)[:, None, None]
+    variance = jnp.maximum((squares.sum(1) / size)[:, None, None] - mean * mean, 0)
+    return _Statistics(about - mean, lax.rsqrt(variance + NORM_EPSILON), sums - frames * mean[:, 0])
+
+
+def _normalised(x: Array, kept: _Statistics, scale: Array, bias: Array) -> Array:
+    return (x + kept.shift) * (kept.rstd * scale[None, None]) + bias[None, None]
 
 
 def _norm_gradients(
-    x: Array, mean: Array, rstd: Array, scale: Array, g: Array, sums: Array, products: Array
-) -> tuple[Array, Array, Array]:
-    """Gradients of x, scale and bias, given g, that of the normalised output.
+    x: Array, kept: _Statistics, scale: Array, g: Array, sums: Array, products: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Gradients of x, offset, scale and bias, given g, that of the normalised output.
 
-    sums, products: the sums over time of g and of g · (x − mean), [B,C].
+    sums, products: the sums over time of g and of g · (x + shift), [B,C].
     """
-    size = x.shape[1] * x.shape[2]
+    frames, size, rstd = x.shape[1], x.shape[1] * x.shape[2], kept.rstd
     mean_g = (sums * scale[None]).sum(1)[:, None, None] / size
-    mean_gx = (products * scale[None]).sum(1)[:, None, None] / size
-    dx = (g * scale[None, None] - mean_g - (x - mean) * (mean_gx * rstd * rstd)) * rstd
-    return dx.astype(x.dtype), (products * rstd[:, 0]).sum(0), sums.sum(0)
+    tilt = (products * scale[None]).sum(1)[:, None, None] / size * rstd * rstd
+    dx = (g * scale[None, None] - mean_g - (x + kept.shift) * tilt) * rstd
+    doffset = (sums * scale[None] - frames * mean_g[:, 0] - kept.centred * tilt[:, 0]) * rstd[:, 0]
+    return dx.astype(x.dtype), doffset.sum(0), (products * rstd[:, 0]).sum(0), sums.sum(0)
 
 
 def _bend(x: Array, slope: Array) -> Array:
@@ -238,15 +258,15 @@ def _slope_gradient(slope: Array, per_channel: Array) -> Array:
 
 
 @apart
-def _global_norm_fwd(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
-    mean, rstd = _statistics(x)
-    return _normalised(x, mean, rstd, scale, bias).astype(x.dtype), (mean, rstd)
+def _global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> tuple[Array, _Statistics]:
+    kept = _statistics(x, offset)
+    return _normalised(x, kept, scale, bias).astype(x.dtype), kept
 
 
 @apart
-def _global_norm_gradients(x: Array, mean: Array, rstd: Array, scale: Array, g: Array) -> tuple[Array, Array, Array]:
-    sums, products = sums_over_time(lambda x, g: (g, g * (x - mean)), x, g)
-    return _norm_gradients(x, mean, rstd, scale, g, sums, products)
+def _global_norm_gradients(x: Array, kept: _Statistics, scale: Array, g: Array) -> tuple[Array, ...]:
+    sums, products = sums_over_time(lambda x, g: (g, g * (x + kept.shift)), x, g)
+    return _norm_gradients(x, kept, scale, g, sums, products)
 
 
 @apart
@@ -261,34 +281,33 @@ def _prelu_gradients(x: Array, slope: Array, g: Array) -> tuple[Array, Array]:
 
 
 @apart
-def _norm_prelu_fwd(x: Array, scale: Array, bias: Array, slope: Array) -> tuple[Array, tuple[Array, Array]]:
-    mean, rstd = _statistics(x)
-    y = _normalised(x, mean, rstd, scale, bias)
-    return _bend(y, slope).astype(x.dtype), (mean, rstd)
+def _norm_prelu(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> tuple[Array, _Statistics]:
+    kept = _statistics(x, offset)
+    return _bend(_normalised(x, kept, scale, bias), slope).astype(x.dtype), kept
 
 
 @apart
 def _norm_prelu_gradients(
-    x: Array, mean: Array, rstd: Array, scale: Array, bias: Array, slope: Array, g: Array
-) -> tuple[Array, Array, Array, Array]:
+    x: Array, kept: _Statistics, scale: Array, bias: Array, slope: Array, g: Array
+) -> tuple[Array, ...]:
     def products(x: Array, g: Array) -> tuple[Array, Array, Array]:
-        y = _normalised(x, mean, rstd, scale, bias)
+        y = _normalised(x, kept, scale, bias)
         dy = _prelu_input_gradient(y, slope, g)
-        return dy, dy * (x - mean), g * jnp.minimum(y, 0)
+        return dy, dy * (x + kept.shift), g * jnp.minimum(y, 0)
 
     sums, centred, slopes = sums_over_time(products, x, g)
-    dy = _prelu_input_gradient(_normalised(x, mean, rstd, scale, bias), slope, g)
-    return *_norm_gradients(x, mean, rstd, scale, dy, sums, centred), _slope_gradient(slope, slopes.sum(0))
+    dy = _prelu_input_gradient(_normalised(x, kept, scale, bias), slope, g)
+    return *_norm_gradients(x, kept, scale, dy, sums, centred), _slope_gradient(slope, slopes.sum(0))
 
 
-def _global_norm_keep(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
-    y, (mean, rstd) = _global_norm_fwd(x, scale, bias)
-    return y, (x, mean, rstd, scale)
+def _global_norm_keep(x: Array, offset: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Any, ...]]:
+    y, kept = _global_norm(x, offset, scale, bias)
+    return y, (x, kept, scale)
 
 
-def _norm_prelu_keep(x: Array, scale: Array, bias: Array, slope: Array) -> tuple[Array, tuple[Array, ...]]:
-    y, (mean, rstd) = _norm_prelu_fwd(x, scale, bias, slope)
-    return y, (x, mean, rstd, scale, bias, slope)
+def _norm_prelu_keep(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> tuple[Array, tuple[Any, ...]]:
+    y, kept = _norm_prelu(x, offset, scale, bias, slope)
+    return y, (x, kept, scale, bias, slope)
 
 
 global_norm.defvjp(_global_norm_keep, lambda saved, g: _global_norm_gradients(*saved, g))
@@ -300,11 +319,21 @@ norm_prelu.defvjp(_norm_prelu_keep, lambda saved, g: _norm_prelu_gradients(*save
 
 
 @jax.custom_vjp
-def upsample(x: Array) -> Array:
-    """Nearest neighbour, twice as many frames: y[b, f] = x[b, f // 2]. x: [B,F,C]. Returns [B,2F,C]."""
-    batch, frames, channels = x.shape
-    return jnp.broadcast_to(x[:, :, None], (batch, frames, 2, channels)).reshape(batch, 2 * frames, channels)
+def add_upsampled(fine: Array, coarse: Array) -> Array:
+    """fine, and coarse at twice as many frames by repetition: y[b, f] = fine[b, f] + coarse[b, f // 2].
+
+    fine: [B,2F,C]; coarse: [B,F,C]. Returns [B,2F,C].
+    """
+    return _add_upsampled(fine, coarse)
+
+
+@apart
+def _add_upsampled(fine: Array, coarse: Array) -> Array:
+    batch, frames, channels = coarse.shape
+    return (fine.reshape(batch, frames, 2, channels) + coarse[:, :, None]).reshape(fine.shape)
 
 
 # Automatic differentiation sums over an axis of length two; the two strided slices are an element-wise loop.
-upsample.defvjp(lambda x: (upsample(x), None), lambda _, g: (g[:, 0::2] + g[:, 1::2],))
+add_upsampled.defvjp(
+    lambda fine, coarse: (_add_upsampled(fine, coarse), None), lambda _, g: (g, g[:, 0::2] + g[:, 1::2])
+)

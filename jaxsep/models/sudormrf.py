@@ -52,8 +52,8 @@ class Mask(nn.Module):
             if x.shape[-1] < basis:
                 matrix, bias = input_kernel @ matrix, bias + input_bias @ matrix
             else:
-                x = ops.pointwise(x, input_kernel, input_bias)
-        logits = ops.pointwise(x, matrix, bias).reshape(*x.shape[:2], sources, basis)
+                x = layers.with_bias(ops.product(x, input_kernel), input_bias)
+        logits = layers.with_bias(ops.product(x, matrix), bias).reshape(*x.shape[:2], sources, basis)
         if sources == 1:
             return jax.nn.sigmoid(logits) * encoded[:, :, None]
         return framing.softmax_masked(logits, encoded)
@@ -113,7 +113,7 @@ class SudoRmRf(nn.Module):
         padded = jnp.pad(mixture, ((0, 0), (0, length - samples)))
         encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded).astype(self.dtype)
         x = layers.GlobalNorm(name="encoder_norm")(encoded)
-        x = layers.Pointwise(self.out_channels, name="bottleneck")(x)
+        x = layers.with_bias(*layers.Pointwise(self.out_channels, name="bottleneck")(x))
         x = layers.ublocks(
             x,
             self.num_blocks,

@@ -205,8 +205,9 @@ class Run:
         try:
             while progress.step < total:
                 asked = time.monotonic()
-                _, _, batch = next(batches)
+                upcoming = next(batches)
                 waited = time.monotonic() - asked
+                _, _, batch = upcoming
                 self.state, metrics = train_step(self.state, batch, np.int32(progress.epoch))
                 self.window.add(metrics, examples=size, waited=waited)
                 progress.step += 1

@@ -76,13 +76,15 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Adam (β₁ 0.9, β₂ 0.999, ε 1e-8) after clipping the gradient's global norm to clip_norm (0: no clipping).
 
+    Both see all parameters as one vector: one loop in place of one for each array, to compile and to run.
+
     Args:
       schedule: learning rate, or step -> learning rate.
       clip_norm: largest global norm of the gradient that Adam sees.
       frozen: paths of parameters that are not trained, e.g. (('decoder', 'bias'),); their gradient counts for nothing.
     """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
-    return optax.chain(_zero_frozen(frozen), clip, optax.adam(schedule))
+    return optax.chain(_zero_frozen(frozen), optax.flatten(optax.chain(clip, optax.adam(schedule))))
 
 
 def _zero_frozen(frozen: Sequence[tuple[str, ...]]) -> optax.GradientTransformation:
