@@ -4,7 +4,7 @@
 
 γ = 3 for speech, 0 for environment: a speech source's loss weighs e³ ≈ 20 times an environmental one's, so weights are per
 source. The other way round: --config.weighting.gamma.speech=0 --config.weighting.gamma.environment=3.
-Scales: `:demo` (the default), `:cpu`, `:paper`; see configs/default.py for their cost, README.md for their results.
+Scales: `:demo` (the default), `:cpu`, `:open`, `:paper`; see configs/default.py for their cost, README.md for their results.
 """
 
 from ml_collections import ConfigDict

@@ -1,17 +1,18 @@
 """Every field of a jaxsep configuration, once: unit and meaning. The other configs import this one and override.
 
-Not run by itself: `python -m jaxsep.main --config configs/class_bias.py`, `robust.py` or `curriculum.py`, each with a scale:
+Not run by itself: `python -m jaxsep.main --config configs/class_bias.py`, `robust.py`, `curriculum.py`, …, each with a scale:
 
     :demo    synthetic sound, a toy network, about 3 minutes on 2 CPU cores; nothing to download
     :cpu     your recordings, a small network, 1 s mixtures, about 7 minutes on 2 CPU cores
     :paper   your recordings, the paper's network and numbers: 100 epochs of 20,000 mixtures of 4 s; for a GPU
+    :open    the same on open data, LibriSpeech and ESC-50 as launch/open_data.sh lays them out
 
 A field on the command line: `--config.train.num_epochs=20`, `--config.weighting.gamma.dog=2`.
 """
 
 from ml_collections import ConfigDict
 
-SCALES = ("demo", "cpu", "paper")
+SCALES = ("demo", "cpu", "open", "paper")
 
 
 def get_config(scale: str = "paper") -> ConfigDict:
@@ -65,13 +66,21 @@ def get_config(scale: str = "paper") -> ConfigDict:
     train.workers = 1  # threads that render mixtures
 
     weighting = config.weighting = ConfigDict()
-    weighting.name = "uniform"  # "uniform", "robust", "curriculum", "class_bias"
+    weighting.name = (
+        "uniform"  # or "robust", "curriculum", "class_bias", "cvar", "threshold", "group_dro", "product" (of factors)
+    )
     weighting.granularity = "example"  # "example": one weight per mixture; "source": one per source
     weighting.alpha = 0.1  # 1/dB ("robust"): logits α·L; the paper tries 1/15, 1/10, 1/5
     weighting.beta = (10.0, 0.5)  # ("curriculum"): logits −L/(b₀ + b₁·κ), κ = floor(100·epoch/num_epochs)
     weighting.gamma = (
         ConfigDict()
     )  # ("class_bias"): logits by class, group or corpus name, the most specific wins; others 0
+
+    weighting.fraction = 0.25  # ("cvar"): only the worst of a batch count, this share of them
+    weighting.threshold_db = 15.0  # dB ("threshold"): an SI-SDRi from which on nothing more is learned
+    weighting.dro_step = 0.01  # 1/dB ("group_dro"): how fast weight moves to the worst group
+    weighting.dro_groups = "class"  # ("group_dro"): what a group is: "corpus", "group" or "class"
+    weighting.factors = ()  # ("product"): names of weightings, such as ("robust", "class_bias"), with the fields above
 
     loss = config.loss = ConfigDict()
     loss.improvement = (
@@ -95,7 +104,7 @@ def get_config(scale: str = "paper") -> ConfigDict:
     evaluation.batch_size = 28  # mixtures per evaluation step; of no influence on the scores
     evaluation.last_epochs = 5  # the test set is scored after each of the last epochs, and the statistics averaged
     evaluation.pad_seconds = 0.25  # s; premixed mixtures are zero-padded to a multiple of this, to compile few lengths
-    return {"demo": _demo, "cpu": _cpu, "paper": lambda c: c}[scale](config)
+    return {"demo": _demo, "cpu": _cpu, "open": lambda c: c, "paper": lambda c: c}[scale](config)
 
 
 def _cpu(config: ConfigDict) -> ConfigDict:

@@ -3,7 +3,7 @@
     python -m jaxsep.main --config configs/robust.py
 
 α = 1/10; the paper tries 0 (ordinary training), 1/15, 1/10 and 1/5: --config.weighting.alpha=0.2.
-Scales: `:demo` (the default), `:cpu`, `:paper`; see configs/default.py for their cost, README.md for their results.
+Scales: `:demo` (the default), `:cpu`, `:open`, `:paper`; see configs/default.py for their cost, README.md for their results.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +17,6 @@ def get_config(scale: str = "demo") -> ConfigDict:
     config.data.slots = ("environment", "environment")
     config.weighting.name = "robust"
     config.weighting.alpha = 0.1
-    if scale == "paper":
+    if scale in ("open", "paper"):
         config.evaluation.last_epochs = 10
     return config

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxsep.models import backend, framing, ops
+from jaxsep.models import backend, framing, norms, ops
 
 # Odd and even, below and above the tiles in which the CPU code sums over time, with and without a rest.
 SHAPES = [(1, 1, 3), (2, 7, 4), (2, 257, 5)]
@@ -76,11 +76,11 @@ CASES = {
     ),
     "branch, stride 1": (branch(1), plain_branch(1), lambda b, f, c: [(5, c)], 1e-4),
     "branch, stride 2": (branch(2), plain_branch(2), lambda b, f, c: [(5, c)], 1e-4),
-    "global norm": (ops.global_norm, plain_norm, lambda b, f, c: [(c,)] * 3, 1e-4),
-    "prelu per channel": (ops.prelu, plain_prelu, lambda b, f, c: [(c,)], 1e-4),
-    "prelu scalar": (ops.prelu, plain_prelu, lambda b, f, c: [(1,)], 1e-4),
-    "norm and prelu per channel": (ops.norm_prelu, plain_norm_prelu, lambda b, f, c: [(c,)] * 4, 1e-4),
-    "norm and prelu scalar": (ops.norm_prelu, plain_norm_prelu, lambda b, f, c: [(c,), (c,), (c,), (1,)], 1e-4),
+    "global norm": (norms.global_norm, plain_norm, lambda b, f, c: [(c,)] * 3, 1e-4),
+    "prelu per channel": (norms.prelu, plain_prelu, lambda b, f, c: [(c,)], 1e-4),
+    "prelu scalar": (norms.prelu, plain_prelu, lambda b, f, c: [(1,)], 1e-4),
+    "norm and prelu per channel": (norms.norm_prelu, plain_norm_prelu, lambda b, f, c: [(c,)] * 4, 1e-4),
+    "norm and prelu scalar": (norms.norm_prelu, plain_norm_prelu, lambda b, f, c: [(c,), (c,), (c,), (1,)], 1e-4),
     "add upsampled": (
         lambda coarse, fine: ops.add_upsampled(fine, coarse),
         lambda coarse, fine: fine + jnp.repeat(coarse, 2, axis=1),
@@ -158,7 +158,7 @@ def test_norm_far_from_zero(x_mean, offset_mean):
     ones, zeros = jnp.ones(8), jnp.zeros(8)
     wide = x.astype(np.float64) + offset.astype(np.float64)
     wanted = (wide - wide.mean((1, 2), keepdims=True)) / wide.std((1, 2), keepdims=True)
-    assert_close(ops.global_norm(jnp.asarray(x), jnp.asarray(offset), ones, zeros), wanted, 1e-3)
+    assert_close(norms.global_norm(jnp.asarray(x), jnp.asarray(offset), ones, zeros), wanted, 1e-3)
 
 
 def test_norm_of_a_late_start():
@@ -167,13 +167,13 @@ def test_norm_of_a_late_start():
     x[:, 1:] = 1000 + np.random.default_rng(0).standard_normal((1, 1599, 4))
     wide = x.astype(np.float64)
     wanted = (wide - wide.mean()) / wide.std()
-    assert_close(ops.global_norm(jnp.asarray(x), jnp.zeros(4), jnp.ones(4), jnp.zeros(4)), wanted, 1e-3)
+    assert_close(norms.global_norm(jnp.asarray(x), jnp.zeros(4), jnp.ones(4), jnp.zeros(4)), wanted, 1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 2.5])
 def test_norm_of_a_constant(value):
     x, ones, bias = jnp.full((1, 8, 4), value), jnp.ones(4), jnp.arange(4.0)
-    y, *gradients = value_and_gradients(ops.global_norm, (x, ones, ones, bias), draw((1, 8, 4), 0))
+    y, *gradients = value_and_gradients(norms.global_norm, (x, ones, ones, bias), draw((1, 8, 4), 0))
     np.testing.assert_array_equal(y, jnp.broadcast_to(bias[None, None], y.shape))
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsep import settings
+from jaxsep import rules, settings
 from jaxsep.settings import SettingsError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -13,12 +13,12 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 def load(*overrides: str, file: str = "class_bias.py"):
     config = settings.load(str(CONFIGS / file), [f"--config.{override}" for override in overrides])
-    settings.validate(config)
+    rules.validate(config)
     return config
 
 
-@pytest.mark.parametrize("name", ["class_bias", "robust", "curriculum"])
-@pytest.mark.parametrize("scale", ["demo", "cpu", "paper"])
+@pytest.mark.parametrize("name", ["class_bias", "robust", "curriculum", "cvar", "threshold", "group_dro", "product"])
+@pytest.mark.parametrize("scale", ["demo", "cpu", "open", "paper"])
 def test_every_config_is_valid_at_every_scale(name, scale):
     config = load(file=f"{name}.py:{scale}")
     assert config.scale == scale
@@ -51,6 +51,13 @@ def test_overrides_keep_types_and_gamma_takes_new_names():
 
 
 MISTAKES = [
+    ("weighting.name=cvr", "weighting.name is 'cvr', it must be 'uniform' or 'robust'"),
+    ("weighting.name=product", "weighting.factors is empty, it must name weightings to multiply: uniform, robust"),
+    ("weighting.factors=('robust','hard')", "weighting.factors is ('robust', 'hard'), it must be a tuple of uniform"),
+    ("weighting.fraction=0.0", "weighting.fraction is 0.0, it must be a number in (0, 1]"),
+    ("weighting.threshold_db=nan", "weighting.threshold_db is nan, it must be a number"),
+    ("weighting.dro_step=0.0", "weighting.dro_step is 0.0, it must be a number above 0"),
+    ("weighting.dro_groups=speaker", "weighting.dro_groups is 'speaker', it must be 'corpus' or 'group' or 'class'"),
     ("train.batchsize=3", "train.batchsize: no such field; did you mean train.batch_size?"),
     ("train.batch_size=many", "batch_size"),
     ("train.batch_size=0", "train.batch_size is 0, it must be a whole number of at least 1"),
@@ -112,11 +119,11 @@ def test_the_most_specific_name_in_gamma_wins():
         ("environment", "environment", "speech"),
     )
     gamma = {"environment": 1.0, "animals": 2.0, "dog": 3.0}
-    np.testing.assert_array_equal(settings.gamma_vector(gamma, names, groups, corpora), [3.0, 1.0, 0.0])
+    np.testing.assert_array_equal(rules.gamma_vector(gamma, names, groups, corpora), [3.0, 1.0, 0.0])
     del gamma["dog"]
-    np.testing.assert_array_equal(settings.gamma_vector(gamma, names, groups, corpora), [2.0, 1.0, 0.0])
+    np.testing.assert_array_equal(rules.gamma_vector(gamma, names, groups, corpora), [2.0, 1.0, 0.0])
     with pytest.raises(SettingsError, match=r"weighting\.gamma\.dgo: .* did you mean dog\?"):
-        settings.gamma_vector({"dgo": 1.0}, names, groups, corpora)
+        rules.gamma_vector({"dgo": 1.0}, names, groups, corpora)
 
 
 def test_only_named_fields_may_change_in_a_run():

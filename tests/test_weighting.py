@@ -105,3 +105,115 @@ def test_negative_alpha_is_refused_by_name():
         weighting.robust(-0.1)
     with pytest.raises(ValueError, match="at least one"):
         weighting.product()
+
+
+def test_robust_has_the_gradient_of_the_tilted_risk():
+    """∇ (1/α) log mean exp(α·L) = Σ softmax(α·L) ∇L, here for losses that are quadratic in two parameters."""
+    rng = np.random.default_rng(0)
+    centres, alpha = jnp.asarray(rng.standard_normal((6, 2))), 0.3
+
+    def losses(params):
+        return jnp.sum(jnp.square(params[None] - centres), axis=1) * 5
+
+    def tilted(params):
+        return jax.nn.logsumexp(alpha * losses(params)) / alpha
+
+    def weighted(params):
+        values = losses(params)
+        return jnp.sum(weighting.robust(alpha)(values, None, 0) * values)
+
+    params = jnp.array([0.3, -0.2])
+    np.testing.assert_allclose(jax.grad(weighted)(params), jax.grad(tilted)(params), rtol=1e-5)
+    assert np.linalg.norm(jax.grad(lambda p: jnp.mean(losses(p)))(params) - jax.grad(tilted)(params)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"),
+    [
+        (1.0, [[1 / 6, 1 / 6], [1 / 6, 1 / 6], [1 / 6, 1 / 6]]),
+        (0.5, [[0, 1 / 3], [0, 0], [1 / 3, 1 / 3]]),
+        (0.25, [[0, 1 / 1.5], [0, 0], [0.5 / 1.5, 0]]),
+        (0.01, [[0, 1], [0, 0], [0, 0]]),
+    ],
+)
+def test_cvar_is_uniform_on_the_worst_fraction(fraction, expected):
+    """The mean over the worst share is the smallest of t + mean(max(L − t, 0))/q over t (Rockafellar, Uryasev 2000)."""
+    losses = np.array([[-12.0, 30.0], [0.5, -7.0], [9.0, 1.0]])
+    weights = jax.jit(weighting.cvar(fraction))(losses, None, 0)
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    thresholds = np.linspace(-20, 40, 60001)
+    risks = thresholds + np.maximum(losses.ravel()[:, None] - thresholds, 0).mean(0) / max(fraction, 1 / 6)
+    assert float(np.sum(weights * losses)) == pytest.approx(risks.min(), abs=1e-2)
+
+
+def test_threshold_drops_what_is_good_enough():
+    weights = weighting.threshold(5.0)(jnp.asarray(LOSSES), None, 0)
+    np.testing.assert_allclose(weights, [[0, 0.25], [0.25, 0], [0.25, 0.25]])
+    everything, no_mass = weighting.pmf(weighting.threshold(-20.0).mass(jnp.asarray(LOSSES), None, 0))
+    np.testing.assert_allclose(everything, 1 / 6)
+    assert no_mass
+
+
+def dro_by_loops(q, losses, class_ids, groups, step_size):
+    """Algorithm 1 of Sagawa et al. (ICLR 2020) with every group of the batch updated, per source."""
+    members = {g: [] for g in range(len(q))}
+    for place, class_id in np.ndenumerate(class_ids):
+        members[groups[class_id] if class_id >= 0 else len(q) - 1].append(place)
+    for g, places in members.items():
+        if places:
+            q[g] *= np.exp(step_size * np.mean([losses[place] for place in places]))
+    q = q / q.sum()
+    mass = np.zeros(losses.shape)
+    for g, places in members.items():
+        for place in places:
+            mass[place] = q[g] / len(places)
+    return q, mass
+
+
+def test_group_dro_is_the_loop_over_groups_step_after_step():
+    groups = np.array([0, 0, 1, 2])
+    weigh = weighting.group_dro(groups, step_size=0.1)
+    log_q, q = weigh.init(), np.full(4, 0.25)
+    for scale in (1.0, -0.5, 2.0):
+        mass, log_q = jax.jit(weigh.update)(log_q, scale * LOSSES, CLASSES, 0)
+        q, expected = dro_by_loops(q, scale * LOSSES, CLASSES, groups, 0.1)
+        np.testing.assert_allclose(np.exp(log_q), q, rtol=1e-5)
+        np.testing.assert_allclose(mass, expected, rtol=1e-5)
+    assert np.ptp(q) > 0.1
+
+
+def test_group_dro_per_example_sums_over_the_sources_of_a_mixture():
+    groups, losses = np.array([0, 0, 1, 2]), LOSSES.mean(axis=1)
+    weigh = weighting.group_dro(groups, step_size=0.1)
+    mass, log_q = weigh.update(weigh.init(), jnp.asarray(losses), jnp.asarray(CLASSES), 0)
+    q, expected = dro_by_loops(np.full(4, 0.25), np.broadcast_to(losses[:, None], (3, 2)), CLASSES, groups, 0.1)
+    np.testing.assert_allclose(mass, expected.sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(np.exp(log_q), q, rtol=1e-5)
+
+
+def test_product_carries_the_memory_of_its_factors():
+    groups = np.array([0, 0, 1, 2])
+    dro, robust = weighting.group_dro(groups, step_size=0.1), weighting.robust(0.1)
+    both = weighting.product(robust, dro)
+    mass, states = both.update(both.init(), jnp.asarray(LOSSES), jnp.asarray(CLASSES), 0)
+    alone, state = dro.update(dro.init(), jnp.asarray(LOSSES), jnp.asarray(CLASSES), 0)
+    np.testing.assert_allclose(weighting.pmf(mass)[0], weighting.pmf(alone * robust(LOSSES, CLASSES, 0))[0], rtol=1e-5)
+    np.testing.assert_array_equal(states[1], state)
+
+
+def test_mean_weight_of_classes_is_one_in_ordinary_training():
+    chosen = np.array([True, False, False])
+    uniform = weighting.uniform()(jnp.asarray(LOSSES), None, 0)
+    assert weighting.mean_weight(uniform, CLASSES, chosen) == pytest.approx(1.0)
+    weights = jnp.array([[0.5, 0.0], [0.1, 0.0], [0.3, 0.1]])
+    assert weighting.mean_weight(weights, CLASSES, chosen) == pytest.approx(6 * (0.5 + 0.3) / 2)
+    assert weighting.mean_weight(jnp.array([0.5, 0.2, 0.3]), CLASSES, chosen) == pytest.approx(3 * (0.5 + 0.3) / 2)
+    assert weighting.mean_weight(uniform, CLASSES, np.zeros(3, bool)) == 0.0
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
+def test_impossible_fractions_and_steps_are_refused_by_name(fraction):
+    with pytest.raises(ValueError, match=f"fraction must be above 0 and at most 1, got {fraction}"):
+        weighting.cvar(fraction)
+    with pytest.raises(ValueError, match="step_size must be above 0"):
+        weighting.group_dro([0], step_size=-1.0)

@@ -1,4 +1,4 @@
-"""Layers and the block shared by the two networks of the family, as Flax modules over `ops`.
+"""Layers and the block shared by the two networks of the family, as Flax modules over `ops` and `norms`.
 
 Initial values are those of the authors' PyTorch code: uniform in ±1/√(fan in) for kernels and biases of convolutions
 (PyTorch's default, Kaiming uniform with a = √5), PReLU slopes 0.25, norm scales 1 and biases 0.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxsep.models import ops
+from jaxsep.models import norms, ops
 
 Initializer = Callable[..., Array]
 
@@ -94,7 +94,7 @@ class GlobalNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, offset: Array | None = None) -> Array:
-        return ops.global_norm(x, _or_zeros(offset, x), *_scale_and_bias(self, x))
+        return norms.global_norm(x, _or_zeros(offset, x), *_scale_and_bias(self, x))
 
 
 class PReLU(nn.Module):
@@ -104,7 +104,7 @@ class PReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return ops.prelu(x, _slope(self, x, self.per_channel))
+        return norms.prelu(x, _slope(self, x, self.per_channel))
 
 
 class NormPReLU(nn.Module):
@@ -115,7 +115,7 @@ class NormPReLU(nn.Module):
     @nn.compact
     def __call__(self, x: Array, offset: Array | None = None) -> Array:
         scale, bias = _scale_and_bias(self, x)
-        return ops.norm_prelu(x, _or_zeros(offset, x), scale, bias, _slope(self, x, self.per_channel))
+        return norms.norm_prelu(x, _or_zeros(offset, x), scale, bias, _slope(self, x, self.per_channel))
 
 
 def _or_zeros(offset: Array | None, x: Array) -> Array:

@@ -14,6 +14,14 @@ p = softmax(F), over the B losses of a batch, or over all B·N where there is on
 | softmax(f)       | f(losses, …)              | your own logits                                               |
 | product(a, b, …) | ΣF where all have logits  | p ∝ p_a · p_b · …                                             |
 
+and pmfs that are no softmax of logits:
+
+| weighting        | p                         | meaning                                                       |
+| ---------------- | ------------------------- | ------------------------------------------------------------- |
+| cvar(q)          | 1/(q·n) on the worst q·n  | the mean loss of the worst share of a batch                   |
+| threshold(x)     | equal where SI-SDRi < x   | nothing more is learned from what is good enough              |
+| group_dro(g, η)  | q_g / n_g, q_g *= e^(η·L) | the group that is worst over the steps; has memory            |
+
 A weighting is called as w(losses, class_ids, epoch, *, batch=None) and returns weights of the shape of losses with sum 1:
 
     losses     [B] or [B, N] dB
@@ -33,22 +41,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsep.objective.pmf import Weighting, apply, effective_sample_size, mean_weight, pmf, weight_statistics
+from jaxsep.objective.tails import GroupDRO, cvar, group_dro, threshold
+
+__all__ = [
+    "GroupDRO",
+    "Product",
+    "ProductWithMemory",
+    "Softmax",
+    "apply",
+    "class_bias",
+    "curriculum",
+    "cvar",
+    "effective_sample_size",
+    "group_dro",
+    "mean_weight",
+    "paper_beta",
+    "pmf",
+    "product",
+    "robust",
+    "softmax",
+    "threshold",
+    "uniform",
+    "weight_statistics",
+]
+
 Logits = Callable[..., jax.Array]
 
 
-class _Weighting:
-    """What the weightings of this file share: `mass` before normalisation (training counts the steps where none is left),
-    and the call that makes it a pmf."""
-
-    def mass(self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
-        raise TypeError(f"{type(self).__name__} defines no mass")
-
-    def __call__(self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
-        return pmf(self.mass(losses, class_ids, epoch, batch=batch))[0]
-
-
 @dataclass(frozen=True)
-class Softmax(_Weighting):
+class Softmax(Weighting):
     """p = softmax(logits(losses, class_ids, epoch, batch=batch)) over all losses of the batch; what `softmax` returns."""
 
     logits: Logits
@@ -59,7 +81,7 @@ class Softmax(_Weighting):
 
 
 @dataclass(frozen=True)
-class Product(_Weighting):
+class Product(Weighting):
     """p ∝ p_a · p_b · …; what `product` returns where not all have logits."""
 
     factors: tuple[Callable[..., jax.Array], ...]
@@ -69,31 +91,6 @@ class Product(_Weighting):
         for factor in self.factors:
             mass = mass * factor(losses, class_ids, epoch, batch=batch)
         return mass
-
-
-def pmf(mass: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Any nonnegative mass to weights with sum 1 and no gradient, and whether there was no mass left.
-
-    Where the mass sums to 0, or holds a negative or non-finite value, the weights are uniform and the second result is True:
-    training counts and logs these steps.
-
-    >>> import jax.numpy as jnp
-    >>> weights, no_mass = pmf(jnp.array([1.0, 3.0]))
-    >>> print(weights, no_mass)
-    [0.25 0.75] False
-    """
-    mass = jax.lax.stop_gradient(jnp.asarray(mass, jnp.float32))
-    total = jnp.sum(mass)
-    usable = jnp.isfinite(total) & (total > 0) & jnp.all(mass >= 0)
-    return jnp.where(usable, mass / jnp.where(usable, total, 1.0), 1.0 / mass.size), ~usable
-
-
-def effective_sample_size(weights: jax.Array) -> jax.Array:
-    """1 / Σ p², between 1 (one example has all the weight) and the number of weights (uniform). Scalar.
-
-    Source: Kish, "Survey Sampling", Wiley 1965.
-    """
-    return 1.0 / jnp.sum(jnp.square(weights))
 
 
 def softmax(logit_fn: Logits) -> Softmax:
@@ -119,6 +116,9 @@ def uniform() -> Softmax:
 
 def robust(alpha: float) -> Softmax:
     """Weight on hard examples: F = α·L. α in 1/dB; the paper tries 1/15, 1/10 and 1/5. α = 0 is uniform, exactly.
+
+    Its gradient Σ softmax(α·L)_i · ∇L_i is that of the tilted risk (1/α)·log(mean_i exp(α·L_i)) over the batch (Li, Beirami,
+    Sanjabi, Smith, "Tilted empirical risk minimization", ICLR 2021): the two train alike.
 
     Raises:
       ValueError: alpha is negative; that is a curriculum.
@@ -167,17 +167,36 @@ def class_bias(gamma: jax.typing.ArrayLike) -> Softmax:
     return softmax(logits)
 
 
-def product(*weightings: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+@dataclass(frozen=True)
+class ProductWithMemory:
+    """What `product` returns where a factor has memory: init() -> the factors' states; update(states, …) -> (mass, states)."""
+
+    factors: tuple[Any, ...]
+
+    def init(self) -> tuple[Any, ...]:
+        return tuple(factor.init() if hasattr(factor, "init") else () for factor in self.factors)
+
+    def update(
+        self, states: tuple[Any, ...], losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        mass, after = jnp.ones_like(losses), []
+        for factor, state in zip(self.factors, states, strict=True):
+            weights, state = apply(factor, state, losses, class_ids, epoch, batch=batch)
+            mass = mass * weights
+            after.append(state)
+        return mass, tuple(after)
+
+
+def product(*weightings: Any) -> Any:
     """p ∝ p_a · p_b · …: where all have logits a softmax of their sum, else the product, renormalised by `pmf`.
 
     Raises:
-      ValueError: no weighting given, or one has memory (its state could not be carried).
+      ValueError: no weighting given.
     """
     if not weightings:
         raise ValueError("product needs at least one weighting")
-    with_memory = [w for w in weightings if hasattr(w, "update")]
-    if with_memory:
-        raise ValueError(f"product takes weightings without memory, got {with_memory[0]!r}")
+    if any(hasattr(w, "update") for w in weightings):
+        return ProductWithMemory(weightings)
     softmaxes = [w for w in weightings if isinstance(w, Softmax)]
     if len(softmaxes) < len(weightings):
         return Product(weightings)

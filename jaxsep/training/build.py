@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxsep import models, settings
+from jaxsep import models, rules
 from jaxsep.data.batches import steps_per_epoch
 from jaxsep.data.packing import default_cache
 from jaxsep.inference.bundle import check_params, load_bundle
@@ -28,7 +28,7 @@ class Parts:
     sets: Sets
     module: Any
     fields: dict[str, Any]
-    weighting: Callable[..., Any]
+    weighting: Any
     schedule: Callable[[int], Any]
     steps_per_epoch: int
 
@@ -39,7 +39,7 @@ def build(config: ConfigDict) -> Parts:
     Raises:
       SettingsError, DataError: what is wrong, with the field's or file's name.
     """
-    settings.validate(config)
+    rules.validate(config)
     module, fields = build_module(config)
     sets = build_sets(config)
     check_module(module, config)
@@ -51,7 +51,7 @@ def build(config: ConfigDict) -> Parts:
                 f"{config.data.slots}, data.active_counts {config.data.active_counts}, model.num_sources {sets.num_sources}"
             )
     scored = [table.names[i] for i in sets.scored_classes("val")]
-    legal = settings.best_metric_names(scored, [table.corpora[i] for i in sets.scored_classes("val")])
+    legal = rules.best_metric_names(scored, [table.corpora[i] for i in sets.scored_classes("val")])
     if train.best_metric not in legal:
         shown = ", ".join(legal[:14])
         raise SettingsError(
@@ -109,24 +109,38 @@ def build_sets(config: ConfigDict, splits: Sequence[str] = ("train", "val", "tes
     return sets
 
 
-def build_weighting(config: ConfigDict, sets: Sets) -> Callable[..., Any]:
+def build_weighting(config: ConfigDict, sets: Sets) -> Any:
     """The weighting that config.weighting names."""
     chosen = config.weighting
-    if chosen.name == "robust":
-        return weightings.robust(chosen.alpha)
-    if chosen.name == "curriculum":
-        start, slope = chosen.beta
-        return weightings.curriculum(weightings.paper_beta(config.train.num_epochs, start=start, slope=slope))
-    if chosen.name == "class_bias":
-        table = sets.table
-        gamma = settings.gamma_vector(chosen.gamma.to_dict(), table.names, table.groups, table.corpora)
+    if chosen.name == "product":
+        return weightings.product(*(_factor(name, config, sets) for name in chosen.factors))
+    return _factor(chosen.name, config, sets)
+
+
+def _factor(name: str, config: ConfigDict, sets: Sets) -> Any:
+    chosen, table = config.weighting, sets.table
+    if name == "class_bias":
+        gamma = rules.gamma_vector(chosen.gamma.to_dict(), table.names, table.groups, table.corpora)
         if chosen.granularity == "example" and sets.same_in_every_mixture(gamma):
             raise SettingsError(
                 "weighting.granularity is 'example', but by data.slots every mixture holds the same classes as far as "
                 "weighting.gamma tells them apart, so that all weights would be equal; it must be 'source'"
             )
         return weightings.class_bias(gamma)
-    return weightings.uniform()
+    if name == "group_dro":
+        names = {"class": table.names, "group": table.groups, "corpus": table.corpora}[chosen.dro_groups]
+        return weightings.group_dro(np.unique(names, return_inverse=True)[1], step_size=chosen.dro_step)
+    start, slope = chosen.beta
+    made: dict[str, Callable[[], Callable[..., Any]]] = {
+        "uniform": weightings.uniform,
+        "robust": lambda: weightings.robust(chosen.alpha),
+        "curriculum": lambda: weightings.curriculum(
+            weightings.paper_beta(config.train.num_epochs, start=start, slope=slope)
+        ),
+        "cvar": lambda: weightings.cvar(chosen.fraction),
+        "threshold": lambda: weightings.threshold(chosen.threshold_db),
+    }
+    return made[name]()
 
 
 def fresh_params(parts: Parts) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxsep
-from jaxsep import models, settings
+from jaxsep import models, rules, settings
 from jaxsep.data.audio import write_wav
 from jaxsep.data.packing import atomic_file
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
@@ -212,7 +212,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       SettingsError, DataError: before anything is compiled or written.
       BundleError: the run holds no model.
     """
-    settings.validate(config)
+    rules.validate(config)
     changed = [name for name in settings.differences(read_config(workdir), config) if not name.startswith("data.")]
     if changed:
         raise SettingsError(f"--mode evaluate takes only other data and evaluation.batch_size, not {changed[0]}")

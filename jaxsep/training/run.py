@@ -171,7 +171,7 @@ class Run:
 
     def train_step(self) -> Callable[..., Any]:
         """(state, batch, epoch) -> (state, metrics), not yet jitted."""
-        config = self.parts.config
+        config, corpora = self.parts.config, self.parts.sets.table.corpora
         loss_fn = separation_loss_fn(
             self.parts.module.apply,
             granularity=config.weighting.granularity,
@@ -185,6 +185,7 @@ class Run:
             has_aux=True,
             ema_decay=config.train.ema_decay,
             micro_batch=config.train.micro_batch,
+            members={name: np.array(corpora) == name for name in set(corpora)},
         )
 
     def train_epoch(self, train_step: Callable[..., Any]) -> None:

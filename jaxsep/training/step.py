@@ -4,7 +4,7 @@ update = Σ_i p_i · ∇L_i
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsep.objective.permutation import separation_losses
-from jaxsep.objective.weighting import effective_sample_size, pmf
+from jaxsep.objective.pmf import apply, mean_weight, pmf, weight_statistics
 from jaxsep.training.accumulate import accumulated_gradients, whole_gradients
 from jaxsep.training.state import TrainState
 
@@ -27,6 +27,7 @@ def make_train_step(
     has_aux: bool = False,
     ema_decay: float = 0.0,
     micro_batch: int = 0,
+    members: Mapping[str, jax.typing.ArrayLike] | None = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The training step as a pure function, to be jitted by the caller (with the state donated).
 
@@ -38,11 +39,12 @@ def make_train_step(
       has_aux: loss_fn returns (losses, metrics), metrics a dict of [B, …] arrays whose means are reported.
       ema_decay: of the moving average of the parameters; needs a state created with ema=True. 0: none.
       micro_batch: examples per pass; 0 takes the batch whole. See `jaxsep.training.accumulate`.
+      members: name -> [classes] bool, sets of classes whose mean weight is reported as weight_NAME; see `mean_weight`.
 
     Returns:
-      step(state, batch, epoch) -> (state, metrics): loss (Σ p·L), grad_norm (global norm before clipping), ess (effective
-      sample size of the weights), no_mass (1.0 where the weighting left no mass, so that the weights were uniform) and
-      loss_fn's own.
+      step(state, batch, epoch) -> (state, metrics): loss (Σ p·L), grad_norm (global norm before clipping), no_mass (1.0 where
+      the weighting left no mass, so that the weights were uniform), what the weights were (`weight_statistics`, and
+      weight_NAME of members), and loss_fn's own.
     """
     gradients = functools.partial(accumulated_gradients, micro_batch=micro_batch) if micro_batch else whole_gradients
 
@@ -60,8 +62,12 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),
-            "ess": effective_sample_size(weights),
             "no_mass": no_mass.astype(jnp.float32),
+            **weight_statistics(weights),
+            **{
+                f"weight_{name}": mean_weight(weights, batch["class_ids"], chosen)
+                for name, chosen in (members or {}).items()
+            },
             **{name: jnp.mean(value) for name, value in aux.items()},
         }
         return TrainState(state.step + 1, params, opt_state, ema, memory), metrics
@@ -75,10 +81,7 @@ def _weigh(
     """Weights of the shape of losses, the weighting's next state, and whether no mass was left."""
     class_ids = batch.get("class_ids") if isinstance(batch, dict) else None
     losses = jax.lax.stop_gradient(losses)
-    if hasattr(weighting, "update"):
-        mass, memory = weighting.update(memory, losses, class_ids, epoch, batch=batch)
-    else:
-        mass = getattr(weighting, "mass", weighting)(losses, class_ids, epoch, batch=batch)
+    mass, memory = apply(weighting, memory, losses, class_ids, epoch, batch=batch)
     if jnp.shape(mass) != jnp.shape(losses):
         raise ValueError(f"the weighting returned shape {jnp.shape(mass)}, it must be that of losses, {losses.shape}")
     weights, no_mass = pmf(mass)
