@@ -42,10 +42,6 @@ def _cross_field(config: ConfigDict) -> list[tuple[bool, str]]:
             f"train.batch_size is {train.batch_size}, it must be at most train.mixtures_per_epoch, {train.mixtures_per_epoch}",
         ),
         (
-            train.micro_batch > 0 and train.batch_size % max(train.micro_batch, 1) > 0,
-            f"train.micro_batch is {train.micro_batch}, it must divide train.batch_size, {train.batch_size}",
-        ),
-        (
             not data.premixed_root and model.num_sources != len(data.slots),
             f"model.num_sources is {model.num_sources}, it must be the number of data.slots, {len(data.slots)}",
         ),

@@ -12,9 +12,13 @@ fi
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
     extras=$extras,cuda12
 fi
-stamp=$(cat "$root/setup.cfg" "$root/launch/constraints.txt" <(echo "$extras") | sha256sum | cut -c1-16)
+versions=$(cat "$root/setup.cfg" "$root/launch/constraints.txt" | sha256sum | cut -c1-16)
 marks=$root/.venv/.installed
-if [ -e "$marks/$stamp" ]; then
+missing=""
+for extra in ${extras//,/ }; do
+    [ -e "$marks/$extra-$versions" ] || missing=yes
+done
+if [ -z "$missing" ]; then
     exit 0
 fi
 if ! [ -x "$root/.venv/bin/python" ] || ! "$root/.venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -24,4 +28,6 @@ fi
 echo "installing jaxsep[$extras] (about a minute)" >&2
 "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/launch/constraints.txt" -e "$root[$extras]"
 mkdir -p "$marks"
-touch "$marks/$stamp"
+for extra in ${extras//,/ }; do
+    touch "$marks/$extra-$versions"
+done

@@ -31,16 +31,34 @@ def one_gradient(weigh, **options):
     return jax.tree.map(lambda before, after: before - after, fresh(), state.params), metrics
 
 
-@pytest.mark.parametrize(
-    "weigh",
-    [weighting.uniform(), weighting.robust(0.5), weighting.class_bias(np.array([0.0, 3.0]))],
-    ids=["uniform", "robust", "class_bias"],
-)
-@pytest.mark.parametrize("micro_batch", [0, 2, 8])
-def test_update_is_the_weighted_sum_of_per_example_gradients(weigh, micro_batch):
+def worse_half(losses, class_ids, epoch, *, batch=None):
+    return losses >= jnp.median(losses)
+
+
+WEIGHTINGS = {
+    "uniform": weighting.uniform(),
+    "robust": weighting.robust(0.5),
+    "curriculum": weighting.curriculum(weighting.paper_beta(100)),
+    "class_bias": weighting.class_bias(np.array([0.0, 3.0])),
+    "relative": weighting.softmax(lambda losses, ids, epoch, *, batch=None: losses / jnp.std(losses)),
+    "cvar": weighting.cvar(0.3),
+    "threshold": weighting.threshold(-2.0),
+    "function": worse_half,
+    "robust times class_bias": weighting.product(weighting.robust(0.3), weighting.class_bias(np.array([0.0, 1.0]))),
+    "robust times function": weighting.product(weighting.robust(0.3), worse_half),
+}
+SINGLE_PASS = {"uniform", "robust", "curriculum", "class_bias", "robust times class_bias"}
+
+
+@pytest.mark.parametrize("micro_batch", [0, 2, 3, 8, 20])
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_update_is_the_weighted_sum_of_per_example_gradients(name, micro_batch):
+    """Whole, in even and in uneven parts."""
+    weigh = WEIGHTINGS[name]
+    assert getattr(weigh, "per_loss", False) == (name in SINGLE_PASS)
     gradient, metrics = one_gradient(weigh, micro_batch=micro_batch)
     losses = squared_errors(fresh(), BATCH)
-    weights = np.asarray(weigh(losses, BATCH["class_ids"], 0))
+    weights = np.asarray(weighting.pmf(weigh(losses, BATCH["class_ids"], 0))[0])
     each = jax.jacobian(lambda p: squared_errors(p, BATCH))(fresh())
     expected = jax.tree.map(lambda g: np.tensordot(weights, g, axes=1), each)
     for name in expected:

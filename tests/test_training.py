@@ -152,6 +152,22 @@ def test_epochs_may_be_added_and_nothing_is_done_twice(finished, tmp_path, capsy
     assert "combined" in capsys.readouterr().out
 
 
+def test_the_memory_of_a_weighting_is_in_the_checkpoint(tmp_path):
+    """A run of two epochs, and one that got its second epoch later, end alike."""
+    factors = {"weighting__factors": "('robust','group_dro')"}
+    assert main(arguments(tmp_path / "whole", "product.py", **factors)) == 0
+    assert main(arguments(tmp_path / "later", "product.py", train__num_epochs=1, **factors)) == 0
+    after_one = last_state(tmp_path / "later").weighting[1]
+    assert main(arguments(tmp_path / "later", "product.py", **factors)) == 0
+    whole, later = last_state(tmp_path / "whole"), last_state(tmp_path / "later")
+    assert_same(whole, later)
+    assert np.ptp(after_one) > 0
+    assert np.any(np.asarray(whole.weighting[1]) != after_one)
+    line = records(tmp_path / "whole", "train")[-1]
+    assert 1 <= line["ess"] <= 8
+    assert line["weight_speech"] + line["weight_environment"] == pytest.approx(2, rel=1e-4)
+
+
 def test_another_configuration_in_the_folder_is_refused(finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert main(arguments(finished, train__ema_decay=0.9, train__learning_rate=0.5)) == 2

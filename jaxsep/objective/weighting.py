@@ -71,9 +71,13 @@ Logits = Callable[..., jax.Array]
 
 @dataclass(frozen=True)
 class Softmax(Weighting):
-    """p = softmax(logits(losses, class_ids, epoch, batch=batch)) over all losses of the batch; what `softmax` returns."""
+    """p = softmax(logits(losses, class_ids, epoch, batch=batch)) over all losses of the batch; what `softmax` returns.
+
+    per_loss: each logit depends on its own loss and classes alone, so that the batch may be taken in parts in a single pass.
+    """
 
     logits: Logits
+    per_loss: bool = False
 
     def mass(self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
         logits = self.logits(losses, class_ids, epoch, batch=batch)
@@ -111,7 +115,7 @@ def uniform() -> Softmax:
     >>> print(uniform()(jnp.array([1.0, -3.0]), None, 0))
     [0.5 0.5]
     """
-    return softmax(lambda losses, class_ids, epoch, *, batch=None: jnp.zeros_like(losses))
+    return Softmax(lambda losses, class_ids, epoch, *, batch=None: jnp.zeros_like(losses), per_loss=True)
 
 
 def robust(alpha: float) -> Softmax:
@@ -125,7 +129,7 @@ def robust(alpha: float) -> Softmax:
     """
     if alpha < 0:
         raise ValueError(f"alpha must be 0 or more, got {alpha}; a negative factor is a curriculum")
-    return softmax(lambda losses, class_ids, epoch, *, batch=None: alpha * losses)
+    return Softmax(lambda losses, class_ids, epoch, *, batch=None: alpha * losses, per_loss=True)
 
 
 def curriculum(beta: Callable[[Any], Any]) -> Softmax:
@@ -134,7 +138,7 @@ def curriculum(beta: Callable[[Any], Any]) -> Softmax:
     Args:
       beta: epoch -> 1/dB, in functions that JAX can trace. The paper's: `paper_beta(num_epochs)`.
     """
-    return softmax(lambda losses, class_ids, epoch, *, batch=None: beta(epoch) * losses)
+    return Softmax(lambda losses, class_ids, epoch, *, batch=None: beta(epoch) * losses, per_loss=True)
 
 
 def paper_beta(num_epochs: int, *, start: float = 10.0, slope: float = 0.5) -> Callable[[Any], Any]:
@@ -164,7 +168,7 @@ def class_bias(gamma: jax.typing.ArrayLike) -> Softmax:
             return per_source
         return jnp.sum(per_source, axis=-1) / jnp.maximum(jnp.sum(active, axis=-1), 1)
 
-    return softmax(logits)
+    return Softmax(logits, per_loss=True)
 
 
 @dataclass(frozen=True)
@@ -204,4 +208,4 @@ def product(*weightings: Any) -> Any:
     def logits(losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
         return sum((w.logits(losses, class_ids, epoch, batch=batch) for w in softmaxes), start=jnp.zeros_like(losses))
 
-    return softmax(logits)
+    return Softmax(logits, per_loss=all(w.per_loss for w in softmaxes))

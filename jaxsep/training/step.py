@@ -13,7 +13,7 @@ import optax
 
 from jaxsep.objective.permutation import separation_losses
 from jaxsep.objective.pmf import apply, mean_weight, pmf, weight_statistics
-from jaxsep.training.accumulate import accumulated_gradients, whole_gradients
+from jaxsep.training.accumulate import accumulated_gradients, streamed_gradients, whole_gradients
 from jaxsep.training.state import TrainState
 
 LossFn = Callable[[Any, Any], Any]
@@ -46,13 +46,22 @@ def make_train_step(
       the weighting left no mass, so that the weights were uniform), what the weights were (`weight_statistics`, and
       weight_NAME of members), and loss_fn's own.
     """
-    gradients = functools.partial(accumulated_gradients, micro_batch=micro_batch) if micro_batch else whole_gradients
+    streamed = micro_batch > 0 and getattr(weighting, "per_loss", False)
 
     def step(state: TrainState, batch: Any, epoch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         def weigh(losses: jax.Array, batch: Any) -> tuple[jax.Array, Any, jax.Array]:
             return _weigh(weighting, state.weighting, losses, batch, epoch)
 
-        loss, grads, result = gradients(loss_fn, weigh, state.params, batch, has_aux=has_aux)
+        def logits(losses: jax.Array, batch: Any) -> jax.Array:
+            return weighting.logits(losses, _class_ids(batch), epoch, batch=batch)  # type: ignore[attr-defined]
+
+        gradients: Callable[..., Any] = whole_gradients
+        if micro_batch:
+            gradients = functools.partial(
+                streamed_gradients if streamed else accumulated_gradients, micro_batch=micro_batch
+            )
+        weights_of = logits if streamed else weigh
+        loss, grads, result = gradients(loss_fn, weights_of, state.params, batch, has_aux=has_aux)
         weights, memory, no_mass, aux = result
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -75,13 +84,16 @@ def make_train_step(
     return step
 
 
+def _class_ids(batch: Any) -> Any:
+    return batch.get("class_ids") if isinstance(batch, dict) else None
+
+
 def _weigh(
     weighting: Callable[..., Any], memory: Any, losses: jax.Array, batch: Any, epoch: Any
 ) -> tuple[jax.Array, Any, jax.Array]:
     """Weights of the shape of losses, the weighting's next state, and whether no mass was left."""
-    class_ids = batch.get("class_ids") if isinstance(batch, dict) else None
     losses = jax.lax.stop_gradient(losses)
-    mass, memory = apply(weighting, memory, losses, class_ids, epoch, batch=batch)
+    mass, memory = apply(weighting, memory, losses, _class_ids(batch), epoch, batch=batch)
     if jnp.shape(mass) != jnp.shape(losses):
         raise ValueError(f"the weighting returned shape {jnp.shape(mass)}, it must be that of losses, {losses.shape}")
     weights, no_mass = pmf(mass)

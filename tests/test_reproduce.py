@@ -1,0 +1,68 @@
+"""launch/reproduce.sh as a user runs it: real runs, killed and gone on with."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import runs
+
+ROOT = runs.ROOT
+SCRIPT = ["bash", str(ROOT / "launch" / "reproduce.sh")]
+
+
+def test_a_killed_sweep_goes_on_and_ends_with_a_report(tmp_path):
+    if not (ROOT / ".venv").exists():
+        pytest.skip("no .venv: launch/reproduce.sh would install one, which is for launch/test.sh to do")
+    fields = [f"--config.{name}={value}" for name, value in (runs.SMALL | {"train.num_epochs": 1}).items()]
+    command = [*SCRIPT, "--only", "curriculum", "--seeds", "1", "--workdir", str(tmp_path / "sweep"), *fields]
+    first, second = (tmp_path / "sweep" / f"curriculum-{name}-seed0" for name in ("uniform", "easy-first"))
+
+    sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    wait_for(second / "config.json", sweep)
+    os.killpg(sweep.pid, signal.SIGKILL)
+    sweep.communicate()
+    assert (first / "summary.json").exists()
+    assert not (second / "summary.json").exists()
+    finished_at = (first / "summary.json").stat().st_mtime_ns
+
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"run 1 of 2: {first} is finished" in again.stdout
+    assert (first / "summary.json").stat().st_mtime_ns == finished_at
+    assert (second / "summary.json").exists()
+    report = (tmp_path / "sweep" / "report" / "report.md").read_text()
+    assert "curriculum" in report
+    assert "uniform" in report
+
+    other = subprocess.run([*command, "--config.train.learning_rate=0.1"], capture_output=True, text=True)
+    assert other.returncode == 2
+    assert "train.learning_rate" in other.stderr
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scale", "big", "--workdir", "x"], "--scale is big, it must be demo, cpu, open or paper"),
+        (["--only", "all", "--workdir", "x"], "--only is all, it must be robust, curriculum or class_bias"),
+        (["--seeds", "0", "--workdir", "x"], "--seeds is 0, it must be a whole number of at least 1"),
+        (["--scale", "cpu"], "--workdir is missing"),
+        (["--sacle", "cpu"], "--sacle: not known"),
+        (["--workdir"], "--workdir needs a value"),
+    ],
+)
+def test_mistakes_are_told_in_a_line_before_anything_is_done(arguments, message, tmp_path):
+    done = subprocess.run([*SCRIPT, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}")
+    assert list(tmp_path.iterdir()) == []
