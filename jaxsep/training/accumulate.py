@@ -114,23 +114,27 @@ def accumulated_gradients(
         return jax.tree.map(jnp.add, total, value), None
 
     start = (jnp.zeros((), losses.dtype), jax.tree.map(jnp.zeros_like, params))
-    by_part = padded.reshape(*valid.shape, *weights.shape[1:])
+    by_part = padded.reshape(*valid.T.shape, *weights.shape[1:]).swapaxes(0, 1)
     (loss, grads), _ = jax.lax.scan(add_part, start, (parts, by_part))
     return loss, grads, (weights, memory, no_mass, aux)
 
 
 def _parts(batch: Any, micro_batch: int) -> tuple[Any, jax.Array, Callable[[jax.Array], jax.Array]]:
     """The batch in parts [parts, micro_batch, …], filled up with its last example; which examples are its own; and what puts
-    results of the parts together again."""
+    results of the parts together again.
+
+    A part takes every n-th example of n parts: where the batch lies on several devices in order, each has its share of every
+    part, and nothing moves.
+    """
     size = jax.tree.leaves(batch)[0].shape[0]
     part = min(micro_batch, size)
     count = -(-size // part)
 
     def cut(x: jax.Array) -> jax.Array:
         filled = jnp.concatenate([x, jnp.repeat(x[-1:], count * part - size, axis=0)])
-        return filled.reshape(count, part, *x.shape[1:])
+        return filled.reshape(part, count, *x.shape[1:]).swapaxes(0, 1)
 
     def merge(x: jax.Array) -> jax.Array:
-        return x.reshape(count * part, *x.shape[2:])[:size]
+        return x.swapaxes(0, 1).reshape(count * part, *x.shape[2:])[:size]
 
-    return jax.tree.map(cut, batch), (jnp.arange(count * part) < size).reshape(count, part), merge
+    return jax.tree.map(cut, batch), (jnp.arange(count * part) < size).reshape(part, count).T, merge
