@@ -73,7 +73,8 @@ def test_files_can_be_read_in_an_afternoon(path):
 
 def test_the_library_imports_no_torch_tensorflow_or_matplotlib():
     code = (
-        "import sys, jaxsep, jaxsep.main; print([m for m in ('torch', 'tensorflow', 'matplotlib') if m in sys.modules])"
+        "import sys, jaxsep, jaxsep.main, jaxsep.report; "
+        "print([m for m in ('torch', 'tensorflow', 'matplotlib') if m in sys.modules])"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
