@@ -322,7 +322,7 @@ def test_peak_memory_is_the_worker_s_own():
     [
         ("def build(case):\n    raise ValueError('no such network')", "one: ValueError: no such network"),
         (
-            "def build(case):\n    sys.stderr.write('out of luck'); os._exit(9)",
+            "def build(case):\n    print('out of luck', file=sys.stderr, flush=True); os._exit(9)",
             "died with exit status 9\n    out of luck",
         ),
         ("def build(case):\n    return lambda: os._exit(3), {}", "one: a worker died with exit status 3"),

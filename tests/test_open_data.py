@@ -27,8 +27,10 @@ from jaxsep.data.open_sets import SOURCES, byte_steps
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, ESC = "train-clean-100.tar.gz", "ESC-50-master.zip"
 PLACES = ("speech/train", "speech/val", "speech/test", "ESC-50")
+# A shell starts what it runs in the background with SIGINT ignored, and the tests may be that.
 DRIVER = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from jaxsep import open_data
 from jaxsep.data.open_sets import Source
 table = [Source(**row) for row in json.loads(sys.argv[1])]

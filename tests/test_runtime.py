@@ -55,17 +55,25 @@ FAULTS = """
 import jax, resource
 from jaxsep import runtime
 runtime.configure()
-program = jax.jit(lambda x: jax.numpy.sort(jax.numpy.sin(x))[::-1].sum())
-x = jax.numpy.ones(2**23)
-for _ in range(4):
+
+def loss(w, x):
+    for _ in range(4):
+        x = jax.numpy.tanh(x @ w)
+    return x.sum()
+
+step = jax.jit(lambda w, x: w - 1e-3 * jax.grad(loss)(w, x), donate_argnums=0)
+w, x, faults = jax.numpy.eye(512), jax.numpy.ones((8192, 512)), []
+for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    program(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    w = step(w, x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
 """
 
 
 def test_freed_memory_stays_with_the_process_unless_the_user_says_otherwise():
-    """Page faults of the fourth call of a program that needs tens of megabytes; glibc's own default is 65536 mappings."""
+    """Page faults of the best of some training steps that need tens of megabytes: now and then another thread than the main
+    one, whose memory cannot be kept, allocates. glibc's own default is 65536 mappings."""
 
     def faults(**environment):
         command = [sys.executable, "-c", FAULTS]
@@ -75,5 +83,5 @@ def test_freed_memory_stays_with_the_process_unless_the_user_says_otherwise():
 
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("memory is kept with glibc alone")
-    assert faults() < 500
-    assert faults(MALLOC_MMAP_MAX_="65536") > 5000
+    assert faults() < 2000
+    assert faults(MALLOC_MMAP_MAX_="65536") > 10000
