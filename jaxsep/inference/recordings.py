@@ -18,9 +18,9 @@ from jaxsep.data.audio import DataError, audio_blocks, audio_info, display
 from jaxsep.inference.chunks import ROUNDING, mixture_consistent
 from jaxsep.inference.separator import Separator
 
-# A source this far below the mixture, over the whole recording, is taken for one that is not there. Training mixes sources
-# within ±30 dB, and asks of the estimate of an absent one to fall to −30 dB, where its loss flattens.
-SILENT_DB = -40.0
+# An estimate that stays this far below the mixture holds no source. Training asks of the estimate of an absent source to fall
+# to −30 dB, where its loss flattens, and of a trained network's none that was heard fell lower.
+SILENT_DB = -30.0
 OUTPUT = re.compile(r"source\d+\.(wav|flac)")
 WAV_BYTES = 0xFFFF_0000  # the sizes in a WAV file have 32 bits; beyond, RF64 has the same with 64
 FLAC_CHANNELS, FLAC_RATE = 8, 655_350
@@ -43,31 +43,44 @@ class Options:
 
 
 class Levels:
-    """Mean, power around the mean, and peak of signals [...,T] that come in blocks."""
+    """Mean, power around the mean, and peak of signals [...,T] that come in blocks; and their power in every second."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: int) -> None:
         self.samples, self.peak = 0, 0.0
-        self._sum: Any = 0.0
-        self._squares: Any = 0.0
+        self._rate = rate
+        self._sums: list[np.ndarray] = []  # of a second: [2,...], of the samples and of their squares
 
     def watch(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The blocks as they are."""
         for block in blocks:
-            self.samples += block.shape[-1]
             self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
-            self._sum = self._sum + block.sum(axis=-1, dtype=np.float64)
-            self._squares = self._squares + np.square(block, dtype=np.float64).sum(axis=-1)
+            edges = np.arange(self._rate - self.samples % self._rate, block.shape[-1], self._rate)
+            for piece in np.split(block, edges, axis=-1):
+                if self.samples % self._rate == 0:
+                    self._sums.append(np.zeros((2, *block.shape[:-1])))
+                self._sums[-1] += piece.sum(-1, dtype=np.float64), np.square(piece, dtype=np.float64).sum(-1)
+                self.samples += piece.shape[-1]
             yield block
 
     @property
     def mean(self) -> np.ndarray:
-        return self._sum / self.samples
+        """[...]"""
+        return np.sum(self._sums, axis=0)[0] / self.samples
 
     @property
     def power(self) -> np.ndarray:
         """[...]; exactly 0 for a constant."""
-        power = self._squares / self.samples - np.square(self.mean)
+        power = np.sum(self._sums, axis=0)[1] / self.samples - np.square(self.mean)
         return np.where(power > ROUNDING * np.square(self.mean), power, 0.0)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """[S,...]: the power in every second, around the mean of all; the last second may be shorter."""
+        sums = np.stack(self._sums, axis=1)
+        counts = np.full(sums.shape[1], self._rate)
+        counts[-1] = self.samples - self._rate * (len(counts) - 1)
+        means, squares = sums / counts.reshape(-1, *[1] * (sums.ndim - 2))
+        return np.maximum(squares - 2 * means * self.mean + np.square(self.mean), 0.0)
 
 
 def separate_file(
@@ -80,8 +93,9 @@ def separate_file(
 ) -> dict[str, Any]:
     """Separate a recording into target/source1.wav, source2.wav, …, at its own rate and exactly of its length.
 
-    Sources below SILENT_DB are left out, but never the loudest, and none where they have to add up. The 16 bits of FLAC end
-    at full scale: where a sample would exceed it, all sources of the recording get one gain that brings it there.
+    A source is left out where its estimate is below SILENT_DB in every second, relative to the mixture in that second or as a
+    whole, whichever is louder; but never the loudest, and none where they have to add up. The 16 bits of FLAC end at full
+    scale: where a sample would exceed it, all sources of the recording get one gain that brings it there.
 
     Args:
       path: a file that libsndfile can read.
@@ -91,7 +105,7 @@ def separate_file(
 
     Returns:
       JSON data: input, output, seconds, sample_rate, channels, sources (the numbers written), silent (those left out),
-      levels_db (of all, relative to the mixture), gain_db, took (s), real_time_factor (took / seconds).
+      levels_db (of all, the whole relative to the mixture), gain_db, took (s), real_time_factor (took / seconds).
 
     Raises:
       DataError: one line that names the file: it cannot be read, written or separated, or it has been before.
@@ -99,16 +113,15 @@ def separate_file(
     began = time.perf_counter()
     rate, channels, frames = audio_info(path)
     _check_target(path, target, options, channels, rate)
-    mixture, sources = Levels(), Levels()
+    mixture, sources = Levels(rate), Levels(rate)
     with _partial(scratch, target) as partial:
         blocks = sources.watch(_estimates(separator, path, rate, options, mixture))
         files = _write(blocks, partial, rate, frames, advance)
         if not mixture.power.any():
             hint = " (its channels averaged; --channels each keeps them)" if channels > mixture.power.size else ""
             raise DataError(f"{display(path)}: holds no sound, every sample is {mixture.mean.flat[0]:g}{hint}")
-        levels = 10 * np.log10(np.maximum(sources.power.sum(axis=0), 1e-30) / mixture.power.sum())
-        threshold = -np.inf if options.keep_silent or options.consistent else min(SILENT_DB, levels.max())
-        for file in (file for file, level in zip(files, levels, strict=True) if level < threshold):
+        silent = _silent(sources, mixture) & (not (options.keep_silent or options.consistent))
+        for file in (file for file, absent in zip(files, silent, strict=True) if absent):
             file.unlink()
         gain = _to_flac(partial, sources.peak) if options.file_format == "flac" else 1.0
         _publish(partial, target, sources.samples)
@@ -119,13 +132,24 @@ def separate_file(
         "seconds": seconds,
         "sample_rate": rate,
         "channels": channels,
-        "sources": [n + 1 for n, level in enumerate(levels) if level >= threshold],
-        "silent": [n + 1 for n, level in enumerate(levels) if level < threshold],
-        "levels_db": [round(float(level), 2) for level in levels],
+        "sources": [n + 1 for n, absent in enumerate(silent) if not absent],
+        "silent": [n + 1 for n, absent in enumerate(silent) if absent],
+        "levels_db": _decibels(sources.power.sum(axis=0) / mixture.power.sum()).round(2).tolist(),
         "gain_db": round(float(20 * np.log10(gain)), 2),
         "took": round(took, 3),
         "real_time_factor": round(took / seconds, 5),
     }
+
+
+def _silent(sources: Levels, mixture: Levels) -> np.ndarray:
+    """[N] bool: the estimates that hold no source."""
+    reference = np.maximum(mixture.seconds.sum(axis=1), mixture.power.sum())  # [S]
+    loudest = _decibels(sources.seconds.sum(axis=1) / reference[:, None]).max(axis=0)
+    return loudest < min(SILENT_DB, loudest.max())
+
+
+def _decibels(ratio: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(ratio, 1e-20))
 
 
 def earlier_output(target: Path) -> list[Path]:
