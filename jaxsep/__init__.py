@@ -7,7 +7,7 @@ work under jit, grad and vmap.
 __version__ = "0.1.0"
 
 from jaxsep import models
-from jaxsep.inference.bundle import load
+from jaxsep.inference.separator import load
 from jaxsep.objective import weighting
 from jaxsep.objective.permutation import best_permutation, si_sdr_improvement
 from jaxsep.objective.si_sdr import pairwise_si_sdr, si_sdr

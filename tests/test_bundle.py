@@ -1,14 +1,19 @@
 """Model bundles: what was saved comes back, at any rate and channel count, and nothing else is taken for a model."""
 
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
+from test_torch_import import difference, stored, write_state_dict
 
 import jaxsep
 from jaxsep import models
-from jaxsep.inference.bundle import BundleError, load_bundle, save_bundle
+from jaxsep.inference.bundle import BundleError, export_bundle, import_published, load_bundle, save_bundle
+from jaxsep.inference.separator import make_network
+from jaxsep.separate import main
 
 FIELDS = {
     "out_channels": 8,
@@ -25,7 +30,7 @@ FIELDS = {
 def bundle(tmp_path):
     """(folder, module, params) of an untrained network."""
     module = models.create("improved", **FIELDS)
-    params = module.init(jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
     folder = tmp_path / "model"
     save_bundle(folder, params, family="improved", fields=FIELDS, sample_rate=8000, about={"classes": ["dog"]})
     return folder, module, params
@@ -54,12 +59,37 @@ def test_saving_again_replaces(bundle, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_separator_normalises_and_scales_back(bundle):
+def test_separator_normalises_and_brings_back_to_the_mixture(bundle):
     folder, module, params = bundle
     audio = 5 * tone(0.3, 8000) + 0.2
     normalised = (audio - audio.mean()) / audio.std()
-    expected = module.apply({"params": params}, normalised[None])[0] * audio.std()
-    np.testing.assert_allclose(jaxsep.load(folder)(audio, 8000), expected, rtol=1e-3, atol=1e-4)
+    raw = np.asarray(module.apply({"params": params}, normalised[None])[0] * audio.std())
+    found = jaxsep.load(folder)(audio, 8000)
+    gains = (found * raw).sum(1) / (raw * raw).sum(1)
+    np.testing.assert_allclose(found, gains[:, None] * raw, rtol=1e-3, atol=1e-4)
+    # Each estimate has the sign of the sound it holds, and the level of the mixture.
+    assert np.all(found @ audio > 0)
+    np.testing.assert_allclose(jaxsep.load(folder)(10 * audio, 8000), 10 * found, rtol=1e-3, atol=1e-3)
+
+
+def test_long_audio_goes_chunk_by_chunk(bundle):
+    audio = tone(1.0, 8000)
+    whole = jaxsep.load(bundle[0])(audio, 8000)
+    chunked = jaxsep.load(bundle[0], chunk=0.4, overlap=0.1)(audio, 8000)
+    assert chunked.shape == whole.shape
+    assert not np.array_equal(chunked, whole)
+    np.testing.assert_allclose(chunked, whole, atol=0.2 * np.abs(whole).max())
+    np.testing.assert_array_equal(jaxsep.load(bundle[0], chunk=float("inf"))(audio, 8000), whole)
+
+
+# Mixtures are padded to multiples of (L // 2)·2^depth = 40 samples; of an even kernel no length is ever enough.
+@pytest.mark.parametrize(("family", "kernel"), [("original", 21), ("improved", 21), ("improved", 20)])
+def test_padding_before_the_network_changes_nothing(family, kernel):
+    module = models.create(family, **FIELDS | {"enc_kernel_size": kernel})
+    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    mixture = tone(1.0, 8000)[:97] + 0.1
+    expected = jax.jit(module.apply)({"params": params}, mixture[None])[0]
+    np.testing.assert_allclose(make_network(module, params)(mixture), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("sample_rate", "seconds"), [(8000, 0.25), (16000, 0.25), (44100, 0.1), (11025, 0.123)])
@@ -90,6 +120,11 @@ def test_audio_that_cannot_be_separated(bundle, audio, rate, message):
         jaxsep.load(bundle[0])(audio, rate)
 
 
+def drop(folder, *names):
+    description = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({k: v for k, v in description.items() if k not in names}))
+
+
 def edit(folder, **changes):
     description = json.loads((folder / "model.json").read_text()) | changes
     (folder / "model.json").write_text(json.dumps(description))
@@ -102,7 +137,15 @@ def edit(folder, **changes):
         (lambda folder: (folder / "params.safetensors").unlink(), "no trained model here"),
         (lambda folder: (folder / "model.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "params.safetensors").write_bytes(b"12345678" * 4), "cannot be read"),
-        (lambda folder: edit(folder, format=99), "format is 99"),
+        (lambda folder: (folder / "model.json").write_text("[]"), "is no JSON object"),
+        (
+            lambda folder: edit(folder, format=99, jaxsep="7.0"),
+            "format is 99, written by jaxsep 7.0; this jaxsep, .* reads 1",
+        ),
+        (lambda folder: drop(folder, "sample_rate", "fields"), "lacks fields, sample_rate"),
+        (lambda folder: edit(folder, sample_rate="8k"), "sample_rate is '8k', it must be of type int"),
+        (lambda folder: edit(folder, sample_rate=0), "sample_rate is 0, it must be at least 1 Hz"),
+        (lambda folder: edit(folder, fields=FIELDS | {"depth": 2}), "model.depth is not a field of family 'improved'"),
         (lambda folder: edit(folder, family="os:system"), "a network outside jaxsep"),
         (lambda folder: edit(folder, fields=FIELDS | {"num_blocks": 2}), "the network has"),
         (lambda folder: edit(folder, fields=FIELDS | {"out_channels": 9}), "has shape"),
@@ -113,3 +156,115 @@ def test_damaged_bundles_are_refused_with_their_path(bundle, damage, message):
     with pytest.raises(BundleError, match=message) as raised:
         load_bundle(bundle[0])
     assert str(bundle[0].parent) in str(raised.value)
+
+
+def test_a_bundle_of_a_run_says_what_it_is(bundle, tmp_path):
+    description = load_bundle(bundle[0])[2]
+    assert description == {
+        "format": 1,
+        "jaxsep": jaxsep.__version__,
+        "family": "improved",
+        "fields": FIELDS,
+        "sample_rate": 8000,
+        "num_sources": 2,
+        "normalisation": "mixture: zero mean, unit standard deviation",
+        "classes": ["dog"],
+    }
+
+
+def rewrite(folder, change):
+    arrays = safetensors.numpy.load_file(folder / "params.safetensors")
+    safetensors.numpy.save_file(change(arrays), folder / "params.safetensors")
+
+
+def test_blocks_of_an_older_version_are_stacked(tmp_path):
+    fields = FIELDS | {"num_blocks": 3}
+    module = models.create("original", **fields)
+    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    save_bundle(tmp_path / "old", params, family="original", fields=fields, sample_rate=8000, about={})
+
+    def older(arrays):
+        apart = {name: array for name, array in arrays.items() if not name.startswith("blocks/")}
+        for name in arrays.keys() - apart.keys():
+            apart |= {name.replace("blocks", f"block_{i}"): np.ascontiguousarray(arrays[name][i]) for i in range(3)}
+        return apart
+
+    rewrite(tmp_path / "old", older)
+    jax.tree.map(np.testing.assert_array_equal, load_bundle(tmp_path / "old")[1], params)
+    rewrite(tmp_path / "old", lambda arrays: {name: a for name, a in arrays.items() if "block_1/" not in name})
+    with pytest.raises(BundleError, match=r"parameter blocks/\S+ has shape None, the network has \(3,"):
+        load_bundle(tmp_path / "old")
+
+
+NETWORK = """
+import jax.numpy as jnp
+from flax import linen as nn
+
+class Halves(nn.Module):
+    num_sources: int = 2
+
+    @nn.compact
+    def __call__(self, mixture):
+        scale = self.param("scale", nn.initializers.ones, (1,))
+        return jnp.stack([0.75 * mixture, 0.25 * mixture], axis=1) * scale[0]
+"""
+
+
+def test_a_network_outside_jaxsep_needs_trust(tmp_path, monkeypatch):
+    (tmp_path / "their_network.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    family, fields = "their_network:Halves", {"num_sources": 2}
+    save_bundle(tmp_path / "theirs", {"scale": np.ones(1)}, family=family, fields=fields, sample_rate=8000, about={})
+    for trust in ("", "their_network:Other", "their_network"):
+        with pytest.raises(BundleError, match="--trust their_network:Halves"):
+            jaxsep.load(tmp_path / "theirs", trust=trust)
+    assert "their_network" not in sys.modules, "refused before any of its code ran"
+    audio = tone(0.1, 8000)
+    found = jaxsep.load(tmp_path / "theirs", trust=family)(audio, 8000)
+    np.testing.assert_allclose(found.sum(0), audio - audio.mean(), atol=1e-3)
+    export_bundle(tmp_path / "theirs", tmp_path / "copy", trust=family)
+    with pytest.raises(BundleError, match="--trust"):
+        export_bundle(tmp_path / "theirs", tmp_path / "copy2")
+    assert not (tmp_path / "copy2").exists()
+
+
+def test_export_copies_the_model_of_a_run(bundle, tmp_path, capsys):
+    folder = bundle[0]  # tmp_path is the run's folder
+    assert main(["--export", str(tmp_path), "-o", str(tmp_path / "taken")]) == 0
+    for name in ("model.json", "params.safetensors"):
+        assert (tmp_path / "taken" / name).read_bytes() == (folder / name).read_bytes()
+    assert main(["--export", str(tmp_path), "-o", str(tmp_path / "taken")]) == 2
+    assert "taken holds a model; --force replaces it" in capsys.readouterr().err
+    assert main(["--export", str(tmp_path), "-o", str(tmp_path / "taken"), "--force"]) == 0
+    assert main(["--export", str(tmp_path), "-o", str(folder), "--force"]) == 2
+    assert "holds the model to be exported" in capsys.readouterr().err
+    assert main(["--export", str(folder), "-o", str(tmp_path), "--force"]) == 2
+    assert "holds other things than a model" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "taken"]
+
+
+@pytest.mark.parametrize(("form", "tolerance"), [("module", 1e-4), ("state_dict", 1e-4), ("original", 1e-4)])
+def test_published_models_become_bundles(reference_dir, tmp_path, form, tolerance):
+    family = "original" if form == "original" else "improved"
+    data, weights = stored(reference_dir, family)
+    path = reference_dir / f"improved_sudormrf_{form}.pt"
+    if form == "original":
+        path = write_state_dict(tmp_path / "net.pt", weights)
+    assert main(["--import", str(path), "-o", str(tmp_path / "taken"), "--sample-rate", "16000"]) == 0
+    module, params, description = load_bundle(tmp_path / "taken")
+    assert difference(jax.jit(module.apply)({"params": params}, data["input"]), data["output"]) <= tolerance
+    assert (description["family"], description["sample_rate"]) == (family, 16000)
+    assert description["origin"]["file"] == path.name
+    # The same through the separator, which only normalises, and multiplies each estimate by a number.
+    mixture = (data["input"][0] - data["input"][0].mean()) / data["input"][0].std()
+    expected = np.asarray(module.apply({"params": params}, mixture[None])[0])
+    found = jaxsep.load(tmp_path / "taken")(mixture, 16000)
+    gains = (found * expected).sum(1) / (expected * expected).sum(1)
+    assert difference(found, gains[:, None] * expected) <= tolerance
+
+
+def test_what_is_no_published_model(tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"no zip archive")
+    with pytest.raises(BundleError, match=r"net\.pt: not a zip archive"):
+        import_published(tmp_path / "net.pt", tmp_path / "taken", sample_rate=8000)
+    assert not (tmp_path / "taken").exists()

@@ -1,19 +1,23 @@
 """The portable model: a folder with params.safetensors and model.json. Nothing in it is code; reading it runs none."""
 
+import dataclasses
+import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import safetensors.numpy
-import soxr
 
 import jaxsep
 from jaxsep import models
+from jaxsep.models import torch_import
 
 FORMAT = 1
 
@@ -34,9 +38,6 @@ def save_bundle(
       sample_rate: Hz, of the audio the model was trained on.
       about: JSON data for people: class names, training summary.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     description = {
         "format": FORMAT,
         "jaxsep": jaxsep.__version__,
@@ -48,16 +49,31 @@ def save_bundle(
         **about,
     }
     arrays = {name: np.asarray(array) for name, array in flatten(params).items()}
-    safetensors.numpy.save_file(arrays, partial / "params.safetensors")
-    (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    if folder.exists():
-        retired = folder.with_name(folder.name + ".retired")
-        shutil.rmtree(retired, ignore_errors=True)
-        os.replace(folder, retired)
-        os.replace(partial, folder)
-        shutil.rmtree(retired)
-    else:
-        os.replace(partial, folder)
+    with _written(folder) as partial:
+        safetensors.numpy.save_file(arrays, partial / "params.safetensors")
+        (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the place of `folder` when all is in it."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            retired = folder.with_name(folder.name + ".retired")
+            shutil.rmtree(retired, ignore_errors=True)
+            os.replace(folder, retired)
+            os.replace(partial, folder)
+            shutil.rmtree(retired)
+        else:
+            os.replace(partial, folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BundleError(f"{folder}: the model cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -85,36 +101,120 @@ def load_bundle(folder: str | os.PathLike, *, trust: str = "") -> tuple[Any, Any
       trust: 'package.module:Class' of a network outside jaxsep that the bundle may name; importing it runs its code.
 
     Raises:
-      BundleError: not such a folder, damaged, of a newer format, of a network outside jaxsep that is not trusted,
-        or with parameters that are not the network's.
+      BundleError: not such a folder, damaged, lacking something, of a newer format, of a network outside jaxsep that is
+        not trusted, or with parameters that are not the network's.
     """
-    folder = Path(folder)
-    if not (folder / "model.json").is_file():
-        folder = folder / "model"
-    try:
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        arrays = safetensors.numpy.load_file(folder / "params.safetensors")
-        version, family = description["format"], description["family"]
-        fields, _ = dict(description["fields"]), int(description["sample_rate"])
-    except FileNotFoundError as error:
-        raise BundleError(f"{folder.parent}: no trained model here, {error.filename} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise BundleError(f"{folder}: the model cannot be read: {error!r}") from error
-    if version != FORMAT:
-        raise BundleError(f"{folder}/model.json: format is {version!r}, this jaxsep reads {FORMAT}")
+    folder = find_bundle(folder)
+    description = _read_description(folder / "model.json")
+    family = description["family"]
     if family not in models.FAMILIES and family != trust:
         raise BundleError(
-            f"{folder}/model.json: family is {family!r}, a network outside jaxsep, which loading would import; "
-            f"legal without trust: {', '.join(models.FAMILIES)}"
+            f"{folder}/model.json: family is {family!r}, a network outside jaxsep, which loading would import and run; "
+            f"--trust {family} (trust= in Python) allows it; without, {' and '.join(models.FAMILIES)} are legal"
         )
     try:
-        module = models.create(family, **fields)
+        module = models.create(family, **description["fields"])
     except (TypeError, ValueError) as error:
         raise BundleError(f"{folder}/model.json: {error}") from error
+    origin = folder / "params.safetensors"
+    try:
+        arrays = safetensors.numpy.load_file(origin)
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise BundleError(f"{origin}: cannot be read: {error!r}") from error
     expected = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
-    params = unflatten(arrays)
-    check_params(params, expected, str(folder / "params.safetensors"))
+    params = unflatten(stack_blocks(arrays))
+    check_params(params, expected, str(origin))
     return module, params, description
+
+
+def find_bundle(folder: str | os.PathLike) -> Path:
+    """The folder that holds model.json and params.safetensors: folder, or model/ in it."""
+    for place in (Path(folder), Path(folder) / "model"):
+        if (place / "model.json").is_file() and (place / "params.safetensors").is_file():
+            return place
+    raise BundleError(
+        f"{folder}: no trained model here; model.json and params.safetensors must be in it or in its model/, where a run "
+        f"that is finished has them"
+    )
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """model.json, checked."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(description, dict):
+        raise BundleError(f"{path}: is no JSON object")
+    if description.get("format", FORMAT) != FORMAT:
+        raise BundleError(
+            f"{path}: format is {description['format']!r}, written by jaxsep {description.get('jaxsep')}; this jaxsep, "
+            f"{jaxsep.__version__}, reads {FORMAT}"
+        )
+    needed = {"format": int, "family": str, "fields": dict, "sample_rate": int}
+    missing = [name for name in needed if name not in description]
+    if missing:
+        raise BundleError(f"{path}: lacks {', '.join(missing)}, which every bundle of format {FORMAT} has")
+    for name, kind in needed.items():
+        if not isinstance(description[name], kind):
+            raise BundleError(f"{path}: {name} is {description[name]!r}, it must be of type {kind.__name__}")
+    if description["sample_rate"] < 1:
+        raise BundleError(f"{path}: sample_rate is {description['sample_rate']}, it must be at least 1 Hz")
+    return description
+
+
+def stack_blocks(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays by name as the networks have them now: block_0/NAME, block_1/NAME, … of older bundles become blocks/NAME."""
+    found: dict[str, dict[int, np.ndarray]] = {}
+    result = {}
+    for name, array in arrays.items():
+        if match := re.fullmatch(r"block_(\d+)/(.+)", name):
+            found.setdefault(match[2], {})[int(match[1])] = array
+        else:
+            result[name] = array
+    for name, blocks in found.items():
+        if sorted(blocks) == list(range(len(blocks))) and len({array.shape for array in blocks.values()}) == 1:
+            result[f"blocks/{name}"] = np.stack([blocks[number] for number in range(len(blocks))])
+    return result
+
+
+def export_bundle(source: str | os.PathLike, folder: Path, *, trust: str = "") -> None:
+    """Copy the bundle of a run's folder, or a bundle, to folder, which it replaces; it is loaded first.
+
+    Raises:
+      BundleError: see `load_bundle`; folder holds the source or cannot be written.
+    """
+    load_bundle(source, trust=trust)
+    origin = find_bundle(source)
+    if origin.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{folder}: holds the model to be exported, {origin}; use another folder")
+    with _written(folder) as partial:
+        for name in ("params.safetensors", "model.json"):
+            shutil.copyfile(origin / name, partial / name)
+
+
+def import_published(file: str | os.PathLike, folder: Path, *, sample_rate: int) -> None:
+    """Make a bundle, which replaces folder, of a trained network in the authors' published form.
+
+    Args:
+      file: .pt, see `models.torch_import.from_file`: read without torch, without running code from it.
+      sample_rate: Hz, of the audio it was trained on; the file does not tell.
+
+    Raises:
+      BundleError: the file is no such network, or folder cannot be written.
+    """
+    if sample_rate < 1:
+        raise BundleError(f"sample_rate is {sample_rate}, it must be at least 1 Hz")
+    try:
+        module, params = torch_import.from_file(file)
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise BundleError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+    family = next(name for name, kind in models.FAMILIES.items() if type(module) is kind)
+    fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+    about = {"origin": {"file": Path(file).name, "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}}
+    save_bundle(folder, params, family=family, fields=fields, sample_rate=sample_rate, about=about)
 
 
 def check_params(params: Any, expected: Any, origin: str) -> None:
@@ -127,39 +227,3 @@ def check_params(params: Any, expected: Any, origin: str) -> None:
                 f"{origin}: parameter {name} has shape {found.get(name)}, the network has {wanted.get(name)} "
                 f"(None: not there)"
             )
-
-
-def load(folder: str | os.PathLike) -> Callable[[np.ndarray, int], np.ndarray]:
-    """A separator from a run's folder or a model bundle.
-
-    Returns:
-      separator(audio, sample_rate) -> [N, T] float32: the sources at the audio's own rate and length, scaled to the mixture.
-      audio: [T], or [T, channels], whose channels are averaged; sample_rate in Hz. The whole recording is taken at once, and
-      each new length compiles the network anew.
-
-    Raises:
-      BundleError: see `load_bundle`. The separator raises ValueError for audio that is empty, not finite or not [T] or
-      [T, channels].
-    """
-    module, params, description = load_bundle(folder)
-    model_rate = int(description["sample_rate"])
-    apply_fn = jax.jit(module.apply)
-
-    def separator(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-        audio = np.asarray(audio, np.float32)
-        if audio.ndim not in (1, 2) or audio.size == 0 or not np.all(np.isfinite(audio)):
-            raise ValueError(f"audio must be finite, [T] or [T, channels] and not empty, got shape {audio.shape}")
-        if sample_rate <= 0:
-            raise ValueError(f"sample_rate must be positive, got {sample_rate}")
-        mono = audio if audio.ndim == 1 else audio.mean(axis=1)
-        mixture = soxr.resample(mono, sample_rate, model_rate) if sample_rate != model_rate else mono
-        mean, deviation = mixture.mean(), mixture.std()
-        scale = deviation if deviation > 0 else np.float32(1)
-        estimates = np.asarray(apply_fn({"params": params}, ((mixture - mean) / scale)[None]))[0] * scale
-        if sample_rate == model_rate:
-            return estimates
-        resampled = soxr.resample(estimates.T, model_rate, sample_rate).T
-        missing = max(0, len(mono) - resampled.shape[1])
-        return np.pad(resampled, ((0, 0), (0, missing)))[:, : len(mono)]
-
-    return separator

@@ -105,12 +105,15 @@ class SudoRmRf(nn.Module):
 
     FROZEN: ClassVar[tuple[tuple[str, ...], ...]] = (("decoder", "bias"),)
 
+    def padded(self, samples: int) -> int:
+        """Samples that the network works on for a mixture of so many samples: zeros are added at the end."""
+        quantum = math.lcm(self.enc_kernel_size // 2, 2**self.upsampling_depth)
+        return layers.padded_length(samples, quantum, self.enc_kernel_size, self.upsampling_depth)
+
     @nn.compact
     def __call__(self, mixture: Array) -> Array:
         samples = mixture.shape[1]
-        quantum = math.lcm(self.enc_kernel_size // 2, 2**self.upsampling_depth)
-        length = layers.padded_length(samples, quantum, self.enc_kernel_size, self.upsampling_depth)
-        padded = jnp.pad(mixture, ((0, 0), (0, length - samples)))
+        padded = jnp.pad(mixture, ((0, 0), (0, self.padded(samples) - samples)))
         encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded).astype(self.dtype)
         x = layers.GlobalNorm(name="encoder_norm")(encoded)
         x = layers.with_bias(*layers.Pointwise(self.out_channels, name="bottleneck")(x))
