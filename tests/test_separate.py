@@ -402,7 +402,9 @@ def start(model, *arguments, limit: int | None = None):
     """The command in a process of its own, which may write files of `limit` bytes at most."""
     flags = ["--model", model, "--chunk", "10", "--overlap", "1"]
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))" if limit else ""
-    code = f"{limited}\nimport runpy; runpy.run_module('jaxsep.separate', run_name='__main__')"
+    # A shell starts what it runs in the background with SIGINT ignored, and the tests may be that.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{limited}\n{heeded}\nimport runpy; runpy.run_module('jaxsep.separate', run_name='__main__')"
     command = [sys.executable, "-c", code, *map(str, (*arguments, *flags))]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
