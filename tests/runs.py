@@ -1,8 +1,12 @@
-"""Small real runs for the tests: the command's arguments, and what a run left behind."""
+"""Small real runs for the tests: the command's arguments, and what a run left behind; and a small network."""
 
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
+
+from jaxsep import models
 from jaxsep.training.build import build
 from jaxsep.training.experiment import read_config
 from jaxsep.training.run import Run
@@ -25,6 +29,25 @@ SMALL = {
     "evaluation.last_epochs": 1,
     "evaluation.batch_size": 8,
 }
+
+# Of a network that is quick to compile.
+FIELDS = {
+    "out_channels": 8,
+    "in_channels": 12,
+    "num_blocks": 1,
+    "upsampling_depth": 2,
+    "enc_kernel_size": 21,
+    "enc_num_basis": 16,
+    "num_sources": 2,
+}
+
+
+def network(family: str, **changes):
+    """(module, random parameters) of a small network; nothing is compiled."""
+    module = models.create(family, **FIELDS | changes)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    rng = np.random.default_rng(0)
+    return module, jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
 
 def arguments(workdir: Path, config: str = "class_bias.py", **fields) -> list[str]:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from runs import FIELDS, network
 from test_torch_import import difference, stored, write_state_dict
 
 import jaxsep
@@ -15,22 +16,11 @@ from jaxsep.inference.bundle import BundleError, export_bundle, import_published
 from jaxsep.inference.separator import make_network
 from jaxsep.separate import main
 
-FIELDS = {
-    "out_channels": 8,
-    "in_channels": 12,
-    "num_blocks": 1,
-    "upsampling_depth": 2,
-    "enc_kernel_size": 21,
-    "enc_num_basis": 16,
-    "num_sources": 2,
-}
-
 
 @pytest.fixture
 def bundle(tmp_path):
     """(folder, module, params) of an untrained network."""
-    module = models.create("improved", **FIELDS)
-    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    module, params = network("improved")
     folder = tmp_path / "model"
     save_bundle(folder, params, family="improved", fields=FIELDS, sample_rate=8000, about={"classes": ["dog"]})
     return folder, module, params
@@ -85,8 +75,7 @@ def test_long_audio_goes_chunk_by_chunk(bundle):
 # Mixtures are padded to multiples of (L // 2)·2^depth = 40 samples; of an even kernel no length is ever enough.
 @pytest.mark.parametrize(("family", "kernel"), [("original", 21), ("improved", 21), ("improved", 20)])
 def test_padding_before_the_network_changes_nothing(family, kernel):
-    module = models.create(family, **FIELDS | {"enc_kernel_size": kernel})
-    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    module, params = network(family, enc_kernel_size=kernel)
     mixture = tone(1.0, 8000)[:97] + 0.1
     expected = jax.jit(module.apply)({"params": params}, mixture[None])[0]
     np.testing.assert_allclose(make_network(module, params)(mixture), expected, atol=1e-5)
@@ -179,8 +168,7 @@ def rewrite(folder, change):
 
 def test_blocks_of_an_older_version_are_stacked(tmp_path):
     fields = FIELDS | {"num_blocks": 3}
-    module = models.create("original", **fields)
-    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    _, params = network("original", num_blocks=3)
     save_bundle(tmp_path / "old", params, family="original", fields=fields, sample_rate=8000, about={})
 
     def older(arrays):
@@ -255,6 +243,8 @@ def test_published_models_become_bundles(reference_dir, tmp_path, form, toleranc
     assert difference(jax.jit(module.apply)({"params": params}, data["input"]), data["output"]) <= tolerance
     assert (description["family"], description["sample_rate"]) == (family, 16000)
     assert description["origin"]["file"] == path.name
+    if form == "state_dict":
+        return
     # The same through the separator, which only normalises, and multiplies each estimate by a number.
     mixture = (data["input"][0] - data["input"][0].mean()) / data["input"][0].std()
     expected = np.asarray(module.apply({"params": params}, mixture[None])[0])

@@ -9,13 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import soundfile
+import soxr
+from runs import FIELDS, network
 
 import jaxsep
-from jaxsep import models, separate
+from jaxsep import separate
 from jaxsep.data.audio import DataError
 from jaxsep.inference import recordings
 from jaxsep.inference.bundle import save_bundle
@@ -23,25 +24,14 @@ from jaxsep.inference.chunks import Plan
 from jaxsep.inference.recordings import Options, separate_file
 from jaxsep.inference.separator import Separator
 
-FIELDS = {
-    "out_channels": 8,
-    "in_channels": 12,
-    "num_blocks": 1,
-    "upsampling_depth": 2,
-    "enc_kernel_size": 21,
-    "enc_num_basis": 16,
-    "num_sources": 2,
-}
 CHUNK, OVERLAP = 0.25, 0.05  # seconds: 2000 and 400 samples at 8 kHz
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A bundle of an untrained network for 8 kHz, loud enough not to count as silent."""
+    """A bundle of an untrained network for 8 kHz."""
     folder = tmp_path_factory.mktemp("model") / "bundle"
-    init = jax.jit(models.create("original", **FIELDS).init)
-    params = init(jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
-    params["decoder"]["kernel"] = 10 * params["decoder"]["kernel"]
+    _, params = network("original")
     save_bundle(folder, params, family="original", fields=FIELDS, sample_rate=8000, about={})
     return folder
 
@@ -337,17 +327,17 @@ def separate_sound(tmp_path, audio, network, **options):
 
 
 def test_estimates_without_a_source_are_left_out(tmp_path):
-    def network(x):
+    def split(x):
         return np.stack([1e-4 * x[::-1], x, np.zeros_like(x)])
 
-    report = separate_sound(tmp_path, sound(20000), network)
+    report = separate_sound(tmp_path, sound(20000), split)
     assert (report["sources"], report["silent"]) == ([2], [1, 3])
     assert written(tmp_path / "a") == ["source2.wav"]
-    kept = separate_sound(tmp_path, sound(20000), network, keep_silent=True, force=True)
+    kept = separate_sound(tmp_path, sound(20000), split, keep_silent=True, force=True)
     assert (kept["sources"], kept["silent"]) == ([1, 2, 3], [])
     assert kept["levels_db"][1] == pytest.approx(0, abs=0.1)
     assert kept["levels_db"][0] < recordings.SILENT_DB
-    whole = separate_sound(tmp_path, sound(20000), network, consistent=True, force=True)
+    whole = separate_sound(tmp_path, sound(20000), split, consistent=True, force=True)
     assert whole["sources"] == [1, 2, 3]
 
 
@@ -355,11 +345,11 @@ def test_a_source_that_is_heard_for_a_second_only_is_kept(tmp_path):
     audio = 0.1 * np.random.default_rng(0).standard_normal(300_000)
     audio[100_000:104_000:8] += 1.0
 
-    def network(x):
+    def split(x):
         events = np.where(np.abs(x) > 5, x, 0.0)
         return np.stack([x - events, events])
 
-    report = separate_sound(tmp_path, audio, network)
+    report = separate_sound(tmp_path, audio, split)
     assert report["levels_db"][1] < -10
     assert report["sources"] == [1, 2]
 
@@ -392,9 +382,9 @@ def test_flac_takes_eight_channels(tmp_path):
 
 @pytest.fixture(scope="module")
 def long_recording(tmp_path_factory):
-    """10 minutes of noise at 16 kHz."""
+    """5 minutes of noise at 16 kHz."""
     path = tmp_path_factory.mktemp("long") / "long.wav"
-    soundfile.write(path, sound(9_600_000), 16000)
+    soundfile.write(path, sound(4_800_000), 16000)
     return path
 
 
@@ -449,15 +439,63 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(model, long_recording, tmp_p
 
 
 def test_memory_does_not_grow_with_the_recording(model, long_recording, tmp_path):
-    """One minute against ten, of which the sound alone has 38 MB, its estimates 77."""
-    audio = soundfile.read(long_recording, frames=960_000)[0]
-    soundfile.write(tmp_path / "minute.wav", audio, 16000)
+    """Half a minute against five, of which the sound alone has 19 MB, its estimates 38."""
+    audio = soundfile.read(long_recording, frames=480_000)[0]
+    soundfile.write(tmp_path / "short.wav", audio, 16000)
     peaks = []
-    for path in (tmp_path / "minute.wav", long_recording):
+    for path in (tmp_path / "short.wav", long_recording):
         process = start(model, path, "-o", tmp_path / "out")
         _, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
         peaks.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     # RUSAGE_CHILDREN keeps the largest of all, so the second is at least the first.
-    assert peaks[1] - peaks[0] < 20_000, "kB"
-    assert soundfile.info(tmp_path / "out/long/source1.wav").frames == 9_600_000
+    assert peaks[1] - peaks[0] < 15_000, "kB"
+    assert soundfile.info(tmp_path / "out/long/source1.wav").frames == 4_800_000
+
+
+def si_sdr(estimates, sources):
+    return np.asarray(jaxsep.si_sdr(estimates.astype(np.float32), sources.astype(np.float32)))
+
+
+def clip_of(recordings_dir, pattern: str, samples: int) -> np.ndarray:
+    """Recordings one after another, as many samples."""
+    clips = [soundfile.read(path)[0] for path in sorted(recordings_dir.glob(pattern))[:12]]
+    joined = np.concatenate([clip / clip.std() for clip in clips if clip.std() > 0])
+    return np.resize(joined, samples)
+
+
+def test_seams_of_a_minute_of_real_sound(run, recordings_dir, tmp_path):
+    """Against the recording as a whole: the same sources in the same order, and no click where chunks meet."""
+    speech = clip_of(recordings_dir, "speech/test/*/*.flac", 480_000)
+    noise = clip_of(recordings_dir, "ESC-50/audio/5-*.wav", 480_000)
+    soundfile.write(tmp_path / "a.wav", 0.05 * (speech + noise), 8000, "FLOAT")
+    for output, chunk in (("whole", "inf"), ("chunks", 10)):
+        assert run(tmp_path / "a.wav", output=output, chunk=chunk, overlap=1)[0] == 0
+    whole, chunks = (
+        np.stack([soundfile.read(tmp_path / folder / f"a/source{n}.wav")[0] for n in (1, 2)])
+        for folder in ("whole", "chunks")
+    )
+    assert si_sdr(chunks, whole).min() > 20
+    for start in range(0, 480_000, 40_000):
+        piece = np.s_[:, start : start + 40_000]
+        assert si_sdr(chunks[piece], whole[piece]).mean() > si_sdr(chunks[::-1][piece], whole[piece]).mean()
+    steps = np.abs(np.diff(chunks))
+    # Chunks end at 10 s, 19 s, …; the last one starts at 50 s. The cross-fade lies 0.75 to 0.25 s before each end.
+    seams = np.concatenate([np.arange(end - 6100, end - 1900) for end in range(80_000, 480_000, 72_000)])
+    assert steps[:, seams].max() <= np.delete(steps, seams, axis=1).max()
+    near = np.array(
+        [edge + i for end in range(80_000, 480_000, 72_000) for edge in (end - 6000, end - 2000) for i in (-1, 0)]
+    )
+    assert np.median(steps[:, near]) < 3 * np.median(steps)
+
+
+def test_a_recording_at_its_own_rate_is_separated_as_at_the_network_s(run, recordings_dir, tmp_path):
+    path = sorted((recordings_dir / "ESC-50-44k/audio").iterdir())[0]
+    audio, rate = soundfile.read(path)
+    assert (rate, len(audio)) == (44100, 220_500)
+    soundfile.write(tmp_path / "low.wav", soxr.resample(audio, rate, 8000), 8000, "FLOAT")
+    assert run(tmp_path / "low.wav", path, "--keep-silent", chunk=4, overlap=1)[0] == 0
+    for n in (1, 2):
+        low, high = (soundfile.read(tmp_path / f"out/{name}/source{n}.wav")[0] for name in ("low", path.stem))
+        assert len(high) == 220_500
+        assert si_sdr(high, np.resize(soxr.resample(low, 8000, 44100), 220_500)) > 40

@@ -229,7 +229,7 @@ def _partial(scratch: Path, target: Path) -> Iterator[Path]:
 
     What cannot be written inside becomes a DataError that names the target.
     """
-    name = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:16]
     partial = scratch / f".partial-{name}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
