@@ -1,5 +1,6 @@
 """Whole runs on real files in real processes: interrupted, killed, extended, started from models, on premixed sets."""
 
+import json
 import os
 import signal
 import subprocess
@@ -94,6 +95,17 @@ def test_bundle_separates_as_the_evaluation_did(finished):
     saved = np.stack([soundfile.read(folder / f"estimate{n}.wav", dtype="float32")[0] for n in (1, 2)])
     pairwise = jaxsep.pairwise_si_sdr(estimates, saved)
     assert np.max(pairwise, axis=1).min() > 60
+
+
+def test_bundle_says_what_it_is(finished):
+    description = json.loads((finished / "model" / "model.json").read_text())
+    assert description["family"] == "original"
+    assert description["fields"].items() >= {"num_sources": 2, "num_blocks": 1, "enc_num_basis": 16}.items()
+    assert (description["sample_rate"], description["num_sources"]) == (8000, 2)
+    assert description["normalisation"] == "mixture: zero mean, unit standard deviation"
+    assert {"rain", "test00"} <= set(description["classes"])
+    assert description["training"] == summary(finished)["training"]
+    assert description["jaxsep"] == jaxsep.__version__
 
 
 def start(workdir, **fields) -> subprocess.Popen:

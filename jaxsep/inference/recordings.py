@@ -18,8 +18,8 @@ from jaxsep.data.audio import DataError, audio_blocks, audio_info, display
 from jaxsep.inference.chunks import ROUNDING, mixture_consistent
 from jaxsep.inference.separator import Separator
 
-# An estimate that stays this far below the mixture holds no source. Training asks of the estimate of an absent source to fall
-# to −30 dB, where its loss flattens, and of a trained network's none that was heard fell lower.
+# An estimate that stays this far below the mixture is taken for one of no source. Training asks of the estimate of an absent
+# source to fall to −30 dB, where its loss flattens, and mixes sources that are there within ±30 dB.
 SILENT_DB = -30.0
 OUTPUT = re.compile(r"source\d+\.(wav|flac)")
 WAV_BYTES = 0xFFFF_0000  # the sizes in a WAV file have 32 bits; beyond, RF64 has the same with 64
