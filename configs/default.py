@@ -3,7 +3,7 @@
 Not run by itself: `python -m jaxsep.main --config configs/class_bias.py`, `robust.py`, `curriculum.py`, …, each with a scale:
 
     :demo    synthetic sound, a toy network, about 2 minutes on 2 CPU cores; nothing to download
-    :cpu     your recordings, a small network, 1 s mixtures, about 3 minutes on 2 CPU cores
+    :cpu     your recordings, a small network, 1 s mixtures, about 4 minutes on 2 CPU cores
     :paper   your recordings, the paper's network and numbers: 100 epochs of 20,000 mixtures of 4 s; for a GPU
     :open    the same on open data, LibriSpeech and ESC-50 as launch/open_data.sh lays them out
 

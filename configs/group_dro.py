@@ -2,8 +2,8 @@
 
     python -m jaxsep.main --config configs/group_dro.py
 
-Each class's share q grows by exp(η·L) with its mean loss L, step after step. Over corpora or ESC-50's five categories:
---config.weighting.dro_groups=corpus (or group); faster: --config.weighting.dro_step=0.02.
+Each class's share q grows by exp(η·(L − mean L)) with its mean loss L, step after step. Over corpora or ESC-50's five
+categories: --config.weighting.dro_groups=corpus (or group); faster: --config.weighting.dro_step=0.02.
 Scales: `:demo` (the default), `:cpu`, `:open`, `:paper`; see configs/default.py for their cost.
 """
 

@@ -1,6 +1,6 @@
 """What a command of jaxsep asks of its process before any work: compiled programs and memory kept, wide vectors used.
 
-Importing jaxsep changes nothing; `main` and `benchmark` call `configure` first.
+Importing jaxsep changes nothing; `main`, `separate` and `benchmark` call `configure` first.
 """
 
 import ctypes
@@ -24,7 +24,8 @@ def configure() -> None:
     alone.
 
     On a CPU, a program runs in the thread that calls it, and with glibc memory that is freed stays with the process: a
-    training step finds the gigabyte that the last one used, instead of being given it anew, page by page. A GLIBC_TUNABLES
+    training step finds the gigabyte that the last one used, instead of being given it anew, page by page (but for what now and
+    then another thread allocates). A GLIBC_TUNABLES
     or MALLOC_… in the environment is left alone.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -495,7 +495,7 @@ def test_runs_that_cannot_be_used(tmp_path, capsys, spoil, message):
     slim_run(tmp_path / "good", UNIFORM, seed=1)
     slim_run(tmp_path / "run")
     spoil(tmp_path / "run")
-    refused(capsys, [tmp_path / "good", tmp_path / "run"], tmp_path / "out", message)
+    assert_refused(capsys, [tmp_path / "good", tmp_path / "run"], tmp_path / "out", message)
     assert not (tmp_path / "out").exists()
 
 
@@ -503,7 +503,7 @@ def header(run):
     return (run / "evaluation" / "test.csv").read_text().splitlines()[0] + "\n"
 
 
-def refused(capsys, runs, out, message):
+def assert_refused(capsys, runs, out, message):
     """The command ends with status 2 and one line."""
     assert report.main([*map(str, runs), "-o", str(out)]) == 2
     said = capsys.readouterr().err
@@ -517,7 +517,7 @@ def test_sound_of_another_run_is_refused(tmp_path, capsys):
     add_audio(tmp_path / "run")
     folder = tmp_path / "run" / "evaluation" / "audio"
     (folder / "best-1-mixture8").rename(folder / "best-1-mixture800")
-    refused(capsys, [tmp_path / "run"], tmp_path / "out", "mixture 800 is not in evaluation/test.csv")
+    assert_refused(capsys, [tmp_path / "run"], tmp_path / "out", "mixture 800 is not in evaluation/test.csv")
     shutil.rmtree(folder)
     (folder / "notes").mkdir(parents=True)
     assert read_excerpts("uniform", *read_runs([tmp_path / "run"])) == []
@@ -525,20 +525,20 @@ def test_sound_of_another_run_is_refused(tmp_path, capsys):
 
 def test_a_run_given_twice_is_refused(tmp_path, capsys):
     slim_run(tmp_path / "run")
-    refused(capsys, [tmp_path / "run", tmp_path / "run" / ".." / "run"], tmp_path / "out", "given twice")
+    assert_refused(capsys, [tmp_path / "run", tmp_path / "run" / ".." / "run"], tmp_path / "out", "given twice")
 
 
 def test_output_folders_with_something_else_are_left_alone(tmp_path, capsys):
     slim_run(tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
-    refused(capsys, [tmp_path / "run"], tmp_path / "run", "run: holds config.json and no earlier report")
-    refused(capsys, [tmp_path / "run"], tmp_path / "run" / "config.json", "config.json is no folder")
-    refused(capsys, [tmp_path / "run"], tmp_path / "run" / "config.json" / "out", "config.json is no folder")
+    assert_refused(capsys, [tmp_path / "run"], tmp_path / "run", "run: holds config.json and no earlier report")
+    assert_refused(capsys, [tmp_path / "run"], tmp_path / "run" / "config.json", "config.json is no folder")
+    assert_refused(capsys, [tmp_path / "run"], tmp_path / "run" / "config.json" / "out", "config.json is no folder")
     assert sorted(tmp_path.rglob("*")) == before
     other = tmp_path / "other"
     other.mkdir()
     (other / "report.md").write_text("# My own report\n")
-    refused(capsys, [tmp_path / "run"], other, "other: holds report.md and no earlier report")
+    assert_refused(capsys, [tmp_path / "run"], other, "other: holds report.md and no earlier report")
 
 
 def test_a_disk_that_is_full_leaves_the_earlier_report(tmp_path, monkeypatch):
@@ -555,7 +555,9 @@ def test_a_disk_that_is_full_leaves_the_earlier_report(tmp_path, monkeypatch):
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path, capsys, monkeypatch):
     slim_run(tmp_path / "run")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    refused(capsys, [tmp_path / "run"], tmp_path / "out", "matplotlib is missing, and draws the figures: pip install")
+    assert_refused(
+        capsys, [tmp_path / "run"], tmp_path / "out", "matplotlib is missing, and draws the figures: pip install"
+    )
 
 
 def test_mistakes_in_a_real_process(tmp_path):

@@ -155,18 +155,18 @@ def test_threshold_drops_what_is_good_enough():
 
 
 def dro_by_loops(q, losses, class_ids, groups, step_size):
-    """Algorithm 1 of Sagawa et al. (ICLR 2020) with every group of the batch updated, per source."""
+    """Algorithm 1 of Sagawa et al. (ICLR 2020), per source: every group of the batch updated, by its loss less their mean."""
     members = {g: [] for g in range(len(q))}
     for place, class_id in np.ndenumerate(class_ids):
         members[groups[class_id] if class_id >= 0 else len(q) - 1].append(place)
-    for g, places in members.items():
-        if places:
-            q[g] *= np.exp(step_size * np.mean([losses[place] for place in places]))
+    means = {g: np.mean([losses[place] for place in places]) for g, places in members.items() if places}
+    for g, mean in means.items():
+        q[g] *= np.exp(step_size * (mean - np.mean(list(means.values()))))
     q = q / q.sum()
     mass = np.zeros(losses.shape)
     for g, places in members.items():
         for place in places:
-            mass[place] = q[g] / len(places)
+            mass[place] = q[g] / len(places) / sum(q[g] for g in means)
     return q, mass
 
 
@@ -180,6 +180,26 @@ def test_group_dro_is_the_loop_over_groups_step_after_step():
         np.testing.assert_allclose(np.exp(log_q), q, rtol=1e-5)
         np.testing.assert_allclose(mass, expected, rtol=1e-5)
     assert np.ptp(q) > 0.1
+
+
+def test_group_dro_lasts_where_losses_are_negative_and_groups_absent():
+    """Thousands of steps at SI-SDRi of 8 to 9 dB; the last group, and slots without sound, never occur."""
+    weigh = weighting.group_dro([0, 1, 2], step_size=0.01)
+    class_ids, losses = jnp.array([[0, 1], [1, 0]]), jnp.array([[-8.0, -9.0], [-9.0, -8.0]])
+
+    def step(log_q, _):
+        mass, log_q = weigh.update(log_q, losses, class_ids, 0)
+        return log_q, mass
+
+    log_q, masses = jax.lax.scan(step, weigh.init(), None, length=20_000)
+    first, last = masses[0], masses[-1]
+    np.testing.assert_allclose(first[0, 0] / first[0, 1], np.exp(0.01), rtol=1e-3)
+    np.testing.assert_allclose(last, [[0.5, 0.0], [0.0, 0.5]], atol=1e-6)
+    assert np.isfinite(log_q).all()
+    equal, _ = jax.lax.scan(
+        lambda q, _: (weigh.update(q, 0 * losses - 8, class_ids, 0)[1], None), weigh.init(), None, 20_000
+    )
+    np.testing.assert_allclose(np.exp(equal), 0.25, rtol=1e-3)
 
 
 def test_group_dro_per_example_sums_over_the_sources_of_a_mixture():

@@ -29,6 +29,7 @@ def chosen_runs(experiments: Sequence[Experiment], audio: str) -> list[tuple[str
 
 
 def has_audio(run: Run) -> bool:
+    """Whether the run's folder holds excerpts to listen to; a slim copy holds none."""
     return bool(_folders(run))
 
 

@@ -37,6 +37,7 @@ class Part:
 
 
 def part(title: str, text: list[str], tables: list[Table], csvs: list[Csv], drawings: list[Drawing]) -> Part:
+    """A part whose section shows the tables, then the drawings."""
     return Part(Section(title, text, tables, [drawing.figure for drawing in drawings]), csvs, drawings)
 
 

@@ -78,19 +78,24 @@ class GroupDRO:
         belongs = jax.nn.one_hot(of_source, self._count)  # [B, N, groups + 1]
         per_source = jnp.broadcast_to(losses.reshape(*losses.shape, *[1] * (2 - losses.ndim)), class_ids.shape)
         sizes = jnp.sum(belongs, axis=(0, 1))
-        means = jnp.sum(belongs * per_source[..., None], axis=(0, 1)) / jnp.maximum(sizes, 1)
-        log_q = jax.nn.log_softmax(log_q + self.step_size * means)
-        mass = belongs @ (jnp.exp(log_q) / jnp.maximum(sizes, 1))
+        present, counts = sizes > 0, jnp.maximum(sizes, 1)
+        means = jnp.sum(belongs * per_source[..., None], axis=(0, 1)) / counts
+        ahead = jnp.where(present, means - jnp.sum(means) / jnp.sum(present), 0.0)  # means of the absent are 0
+        log_q = jax.nn.log_softmax(log_q + self.step_size * ahead)
+        mass = belongs @ (jax.nn.softmax(jnp.where(present, log_q, -jnp.inf)) / counts)
         return (mass if losses.ndim == class_ids.ndim else jnp.sum(mass, axis=-1)), log_q
 
 
 def group_dro(groups: jax.typing.ArrayLike, *, step_size: float = 0.01) -> GroupDRO:
     """Weight on the groups of classes that have been worst: distributionally robust optimisation over groups, with memory.
 
-    In every step each group's q_g is multiplied by exp(η·L_g), L_g being the mean loss (dB) of its sources in the batch (a
-    group that has none stays as it is), and q is normalised. A source has p = q_g/n_g, n_g being the number of the group's
-    sources in the batch; with losses [B] a mixture has the sum over its sources. Slots without sound are a group of their own.
-    The source draws one group a step; here every group of the batch is updated at once.
+    In every step the q_g of each group in the batch is multiplied by exp(η·(L_g − L̄)), L_g being the mean loss (dB) of its
+    sources and L̄ the mean of L_g over these groups; then q is normalised. A source has p = q_g/n_g over the groups of the
+    batch, n_g being the number of the group's sources in it; with losses [B] a mixture has the sum over its sources. Slots
+    without sound are a group of their own.
+
+    The source draws one group a step and multiplies by exp(η·L_g), with losses of at least 0. Losses in dB are mostly negative:
+    without L̄ the groups that a batch lacks, or that training never has, would gather all of q.
 
     Args:
       groups: [classes] int from 0, the group of each class id.

@@ -20,7 +20,7 @@ and pmfs that are no softmax of logits:
 | ---------------- | ------------------------- | ------------------------------------------------------------- |
 | cvar(q)          | 1/(q·n) on the worst q·n  | the mean loss of the worst share of a batch                   |
 | threshold(x)     | equal where SI-SDRi < x   | nothing more is learned from what is good enough              |
-| group_dro(g, η)  | q_g / n_g, q_g *= e^(η·L) | the group that is worst over the steps; has memory            |
+| group_dro(g, η)  | q_g / n_g; q *= e^(η·ΔL)  | the group that is worst over the steps; has memory            |
 
 A weighting is called as w(losses, class_ids, epoch, *, batch=None) and returns weights of the shape of losses with sum 1:
 
