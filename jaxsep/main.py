@@ -3,6 +3,9 @@
     python -m jaxsep.main --config configs/class_bias.py[:demo|:cpu|:paper] [--workdir DIR] [--config.field=value …]
     python -m jaxsep.main --mode evaluate --workdir DIR [--config.data.speech_root=… …]
 
+All devices share every batch. Of several machines each runs the command, with --coordinator HOST:PORT --processes N
+--process I, or as a task of a SLURM step (launch/slurm.sbatch).
+
 A run started again in its folder goes on where it was. Exit status: 0 done, 2 a mistake in the command, the configuration
 or the data, 130 and 143 interrupted by Ctrl-C and SIGTERM, saved.
 """
@@ -17,6 +20,7 @@ from jaxsep.data.audio import DataError
 from jaxsep.inference.bundle import BundleError
 from jaxsep.settings import SettingsError
 from jaxsep.training import experiment
+from jaxsep.training.devices import ElsewhereError
 from jaxsep.training.run import Interrupted
 
 
@@ -33,8 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--config", metavar="FILE[:SCALE]", help="for --mode train; --mode evaluate takes the run's own"
     )
     parser.add_argument("--workdir", type=Path, help="the run's folder; default: runs/CONFIG-SCALE")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
+    parser.add_argument("--processes", type=int, metavar="N", help="of several processes: how many there are")
+    parser.add_argument("--process", type=int, metavar="I", help="of several processes: which this is, from 0")
     arguments, overrides = parser.parse_known_args(argv)
     try:
+        runtime.join(arguments.coordinator, arguments.processes, arguments.process)
         if arguments.mode == "evaluate":
             if arguments.workdir is None or arguments.config is not None:
                 parser.error("--mode evaluate takes --workdir, a finished run, and no --config: it has its own")
@@ -51,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             experiment.train(config, arguments.workdir or Path("runs") / f"{name}-{config.scale}")
     except (SettingsError, DataError, BundleError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ElsewhereError as error:
+        print(error, file=sys.stderr)
         return 2
     except Interrupted as interruption:
         return interruption.exit_status

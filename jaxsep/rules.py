@@ -17,8 +17,8 @@ from jaxsep.settings import SettingsError, fields
 FACTORS = ("uniform", "robust", "curriculum", "class_bias", "cvar", "threshold", "group_dro")
 
 
-def validate(config: ConfigDict) -> None:
-    """Raise SettingsError for the first value or combination of values that cannot work."""
+def validate(config: ConfigDict, *, devices: int = 1) -> None:
+    """Raise SettingsError for the first value or combination of values that cannot work on so many devices."""
     flat = fields(config)
     for name, (rule, legal) in _RULES.items():
         if name not in flat:
@@ -28,6 +28,10 @@ def validate(config: ConfigDict) -> None:
     for name, value in fields(config.weighting.gamma).items():
         if not _number(value):
             raise SettingsError(f"weighting.gamma.{name} is {value!r}, it must be a number")
+    for name in ("train.batch_size", "train.micro_batch"):
+        if flat[name] % devices:
+            legal = f"a multiple of the {devices} devices that share it, such as {-(-flat[name] // devices) * devices}"
+            raise SettingsError(f"{name} is {flat[name]}, it must be {legal}")
     for problem, message in _cross_field(config):
         if problem:
             raise SettingsError(message)

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 
 from jaxsep.data.packing import default_cache
+from jaxsep.settings import SettingsError
 
 
 def configure() -> None:
@@ -24,9 +25,8 @@ def configure() -> None:
     alone.
 
     On a CPU, a program runs in the thread that calls it, and with glibc memory that is freed stays with the process: a
-    training step finds the gigabyte that the last one used, instead of being given it anew, page by page (but for what now and
-    then another thread allocates). A GLIBC_TUNABLES
-    or MALLOC_… in the environment is left alone.
+    training step finds the gigabyte that the last one used, instead of being given it anew, page by page (but for what now
+    and then another thread allocates). A GLIBC_TUNABLES or MALLOC_… in the environment is left alone.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
@@ -37,6 +37,29 @@ def configure() -> None:
     chosen = any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ)
     if platform.libc_ver()[0] == "glibc" and not chosen:
         _keep_freed_memory()
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Make this process one of many that share the work, where it is: by its arguments, or as a task of a SLURM step.
+
+    Args:
+      coordinator: HOST:PORT at which process 0 listens.
+      processes: how many there are.
+      process: which this is, from 0.
+
+    Raises:
+      SettingsError: only some are given, or they do not fit.
+    """
+    given = (coordinator, processes, process)
+    if given == (None, None, None):
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+            jax.distributed.initialize()
+        return
+    if coordinator is None or processes is None or process is None or ":" not in coordinator:
+        raise SettingsError("--coordinator HOST:PORT, --processes N and --process I go together")
+    if not 0 <= process < processes:
+        raise SettingsError(f"--process is {process}, it must be from 0 to {processes - 1}, below --processes")
+    jax.distributed.initialize(coordinator, processes, process)
 
 
 def _keep_freed_memory() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxsep import models
 from jaxsep.training.build import build
+from jaxsep.training.devices import Devices
 from jaxsep.training.experiment import read_config
 from jaxsep.training.run import Run
 
@@ -69,6 +70,6 @@ def summary(workdir: Path) -> dict:
 
 def last_state(workdir: Path):
     """The state in checkpoints/last of a run."""
-    run = Run(build(read_config(workdir)), workdir)
+    run = Run(build(read_config(workdir)), workdir, Devices())
     run.close()
     return run.state

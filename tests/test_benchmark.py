@@ -126,6 +126,38 @@ def test_rows_of_memory():
     assert of(by_name(group.rows(results))[plain, at, "GB"]) == (3.0, 3.0, 3.0)
 
 
+def test_rows_of_reach(tmp_path):
+    parts, node, corpora = groups("reach", folder=str(tmp_path))
+    assert [case["micro_batch"] for case in parts.members.values()] == [2, 2]
+    rows = by_name(parts.rows({name: {"peak_bytes": [1e9], "seconds": [3.0, 1.5, 6.0]} for name in ("3", "5")}))
+    step = "step in parts, paper's network"
+    assert of(rows[step, "B=3, 0.25 s, parts of 2", "GB"]) == (1.0, 1.0, 1.0)
+    assert of(rows[step, "B=5, 0.25 s, parts of 2", "ms/example"]) == pytest.approx((600.0, 300.0, 1200.0))
+    rows = by_name(
+        node.rows({"ours": {"seconds": [0.5], "parameters": [2500]}, "drawn": {"seconds": [0.004, 0.008, 0.016]}})
+    )
+    assert of(rows["gradient summed over devices", AT, "MB/step"])[0] == pytest.approx(0.01)
+    flops = network_flops("original", cases.SMALL, batch=1, num_samples=2000, train=True)
+    needed = 8 * 20e12 / flops
+    assert rows["mixtures that a node needs", AT, "1/s"].ours.median == pytest.approx(needed)
+    assert of(rows["mixtures rendered by one core", AT, "1/s"]) == pytest.approx((1000.0, 500.0, 2000.0))
+    assert rows["cores that render for a node", AT, "cores"].ours.median == pytest.approx(needed / 1000)
+    rows = by_name(corpora.rows({name: {"seconds": [0.1], "grown_bytes": [2e6]} for name in ("1", "2")}))
+    assert rows["packed corpus opened", "2 h", "s"].note == "1,200 recordings"
+    assert rows["packed corpus in memory", "2 h", "GB"].ours.median == pytest.approx(0.002)
+
+
+def test_a_corpus_of_many_hours_is_opened_and_drawn_from(tmp_path):
+    (_, case), _ = groups("reach", folder=str(tmp_path))[2].members.items()
+    repeat, facts = worker.build(case)
+    assert repeat() == {"recordings": 600}
+    assert facts["grown_bytes"] >= 0
+    assert facts["seconds"] > 0
+    size = (tmp_path / "1-hours" / "audio.f32").stat()
+    assert size.st_size == 3600 * 8000 * 4
+    assert size.st_blocks * 512 < 1e6, "the audio is a hole"
+
+
 def test_rows_of_data_and_compilation():
     drawn, fed = groups("data")
     assert of(*drawn.rows({"ours": {"seconds": [0.5, 1.0, 2.0]}})) == (8.0, 4.0, 16.0)

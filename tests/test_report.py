@@ -14,7 +14,7 @@ import soundfile
 from slim import CORPORA, GROUPS, MIXTURES, NAMES, ROOT, edit, recipe, slim_run
 
 from jaxsep import report
-from jaxsep.evaluation import experiments, figures
+from jaxsep.evaluation import curves, experiments, figures
 from jaxsep.evaluation.markdown import markdown, table_text
 from jaxsep.evaluation.players import chosen_runs, read_excerpts
 from jaxsep.evaluation.report_sections import about
@@ -186,6 +186,21 @@ def test_what_the_weights_did(made):
     assert "–: not recorded" in made.text
 
 
+def test_effective_sample_size_by_batch(made):
+    losses = np.array([0.0, 0.0, 0.0, 10.0])
+    sizes = (4, 64, 4096)
+    np.testing.assert_allclose(curves.ess_by_batch(losses, 0.0, sizes), sizes)
+    found = curves.ess_by_batch(losses, 0.2, sizes)
+    powers = np.exp(0.2 * losses)
+    assert found[2] / 4096 == pytest.approx(powers.mean() ** 2 / np.square(powers).mean(), rel=0.02)
+    assert np.all(np.diff(found) > 0)
+    table = rows(made.out / "tables" / "class-bias-ess-by-batch.csv")
+    assert [(row["alpha"], row["batch_size"]) for row in table[:2]] == [("1/15", "4"), ("1/15", "8")]
+    assert len(table) == 3 * 8
+    assert all(1 <= float(row["ess"]) <= int(row["batch_size"]) for row in table)
+    assert "Effective sample size of robust weights by batch size" in made.text
+
+
 def test_synthetic_sound_is_said_with_every_table_and_figure(made):
     sections = made.text.split("\n## ")[1:]
     robustness = [section for section in sections if section.startswith("Robustness")]
@@ -220,7 +235,7 @@ def test_a_report_can_be_made_again_over_an_old_one(made, tmp_path, capsys):
     (out / ".report.partial").mkdir()  # of a report that was killed
     again = [str(made.root / name) for name in ("uniform-1", "uniform-0")]
     assert report.main([*again, "-o", str(out), "--audio", "none"]) == 0
-    assert "4 figures, 8 tables as CSV, 0 excerpts" in capsys.readouterr().out
+    assert "4 figures, 9 tables as CSV, 0 excerpts" in capsys.readouterr().out
     assert {path.name.split("-")[0] for path in (out / "figures").iterdir()} == {"class"}
     assert not (out / ".report.partial").exists()
     assert "`--audio none`" in (out / "report.md").read_text(encoding="utf-8")

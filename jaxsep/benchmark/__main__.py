@@ -3,8 +3,8 @@
     python -m jaxsep.benchmark [--suite train,forward,…] [--peer asteroid] [--repeats 7] [-o FILE.json]
 
 Suites: train (steps, bfloat16, arithmetic, lengths, weightings), forward, data (mixtures, waiting for them), compile (cold
-and from the cache), memory (remat). All of them with --peer asteroid --repeats 3 take about 20 minutes on 2 CPU cores and, in
-memory, 11 GB.
+and from the cache), memory (remat), reach (batches in parts, what several devices need, corpora of many hours). All of them
+with --peer asteroid --repeats 3 take about 25 minutes on 2 CPU cores and, in memory, 11 GB.
 
 Both sides run in processes of their own, one repetition in turn; compilation is never in a time. The table goes to
 standard output, one part per suite as it is done; progress to standard error. Exit status: 0 done, 1 something could not

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from jaxsep.benchmark import reach
 from jaxsep.benchmark.flops import frames, network_flops
 from jaxsep.benchmark.processes import Results
 from jaxsep.benchmark.rows import (
@@ -59,12 +60,14 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of everything that is measured. seconds, long_seconds: of a mixture; loop_*: the training loop fed by batches."""
+    """Sizes of everything that is measured. seconds, long_seconds: of a mixture; loop_*: the training loop fed by batches;
+    hours: of packed corpora."""
 
     original: dict[str, Any] = field(default_factory=PAPER.copy)
     improved: dict[str, Any] = field(default_factory=IMPROVED.copy)
     batch: int = 4
     large_batch: int = 28
+    huge_batch: int = 256
     seconds: float = 4.0
     long_seconds: float = 16.0
     mixtures: int = 200
@@ -72,6 +75,7 @@ class Scale:
     loop_batch: int = 16
     loop_seconds: float = 1.0
     loop_steps: int = 60
+    hours: tuple[int, ...] = (10, 100, 1000)
 
 
 FULL = Scale()
@@ -80,6 +84,7 @@ TINY = Scale(
     improved={**SMALL, "enc_kernel_size": 21},
     batch=2,
     large_batch=3,
+    huge_batch=5,
     seconds=0.25,
     long_seconds=0.5,
     mixtures=8,
@@ -87,6 +92,7 @@ TINY = Scale(
     loop_batch=2,
     loop_seconds=0.25,
     loop_steps=6,
+    hours=(1, 2),
 )
 
 
@@ -159,9 +165,13 @@ def _forward(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]
     ]
 
 
+def _drawn(scale: Scale, folder: str) -> dict[str, Any]:
+    shape = {"batch": scale.batch, "seconds": scale.seconds, "sample_rate": SAMPLE_RATE, "mixtures": scale.mixtures}
+    return {"side": "ours", "kind": "mixtures", **shape, "folder": folder}
+
+
 def _data(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
-    drawn = {"side": "ours", "kind": "mixtures", "batch": scale.batch, "seconds": scale.seconds}
-    drawn |= {"sample_rate": SAMPLE_RATE, "mixtures": scale.mixtures, "folder": folder}
+    drawn = _drawn(scale, folder)
     steps = max(1, scale.loop_steps // repeats)
     fed = case("loop", "original", scale.loop_network, scale.loop_batch, scale.loop_seconds, folder=folder, steps=steps)
     return [
@@ -182,10 +192,26 @@ def _memory(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
     return [Group("memory: remat", {"remat": remat, "plain": plain}, partial(memory_rows, plain))]
 
 
+def _reach(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
+    ours = case("train", "original", scale.original, scale.batch, scale.seconds)
+    parts = {
+        str(size): {**ours, "batch": size, "seconds": scale.loop_seconds, "micro_batch": scale.batch}
+        for size in (scale.large_batch, scale.huge_batch)
+    }
+    drawn = _drawn(scale, folder)
+    opened = reach.corpora(scale.hours, SAMPLE_RATE, folder)
+    return [
+        Group("reach: batches in parts", parts, partial(reach.part_rows, parts)),
+        Group("reach: a node", {"ours": ours, "drawn": drawn}, partial(reach.node_rows, ours, drawn)),
+        Group("reach: corpora", opened, partial(reach.corpus_rows, opened), afresh=True),
+    ]
+
+
 SUITES: dict[str, Callable[[Scale, int, bool, str], list[Group]]] = {
     "train": _train,
     "forward": _forward,
     "data": _data,
     "compile": _compile,
     "memory": _memory,
+    "reach": _reach,
 }

@@ -58,11 +58,23 @@ def peak_bytes() -> int:
 
     ru_maxrss would do, but on Linux a process inherits it from the one that started it; VmHWM is its own.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
+    if (found := _status("VmHWM")) is not None:
+        return found
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now; where that cannot be known, the largest so far."""
+    found = _status("VmRSS")
+    return peak_bytes() if found is None else found
+
+
+def _status(name: str) -> int | None:
+    """A size in /proc/self/status, bytes."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    return None

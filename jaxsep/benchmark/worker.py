@@ -14,9 +14,11 @@ import numpy as np
 
 from jaxsep import __version__, models, runtime
 from jaxsep.benchmark.machine import cores
-from jaxsep.benchmark.protocol import Repeat, serve
+from jaxsep.benchmark.protocol import Repeat, resident_bytes, serve
+from jaxsep.data.corpus import open_packed
 from jaxsep.data.mixing import draw, render
 from jaxsep.objective import weighting
+from jaxsep.training.devices import Devices
 from jaxsep.training.sets import Sets, open_sets
 from jaxsep.training.state import create_state, init_params, make_optimizer
 from jaxsep.training.step import make_train_step, separation_loss_fn
@@ -63,10 +65,10 @@ def train_program(case: Case, batch: Any) -> tuple[Callable[..., Any], Any, dict
     module: Any = models.create(case["family"], **case["network"])
     tx = make_optimizer(1e-3, clip_norm=5.0, frozen=module.FROZEN)
     loss_fn = separation_loss_fn(module.apply, granularity="example")
-    step = make_train_step(loss_fn, weighting.robust(0.1), tx, has_aux=True)
+    step = make_train_step(loss_fn, weighting.robust(0.1), tx, has_aux=True, micro_batch=case.get("micro_batch", 0))
     state = create_state(init_params(module, case["sample_rate"], 0), tx)
     program, facts = compiled(jax.jit(step, donate_argnums=0), state, batch, np.int32(0))
-    return program, state, facts
+    return program, state, {**facts, "parameters": models.count_params(state.params)}
 
 
 def compile_step(case: Case) -> tuple[Repeat, dict[str, Any]]:
@@ -210,7 +212,7 @@ def loop(case: Case) -> tuple[Repeat, dict[str, Any]]:
     The loop waits for every step to end before it asks for the next batch: while it waits for that, the device idles.
     """
     sets, size = demo_sets(case), case["batch"]
-    with closing(sets.train_batches(seed=0, batch_size=size, mixtures_per_epoch=size)) as batches:  # type: ignore[type-var]
+    with closing(sets.train_batches(Devices(), seed=0, batch_size=size, mixtures_per_epoch=size)) as batches:  # type: ignore[type-var]
         step, state, facts = train_program(case, next(batches)[2])
     epochs = count(1, 1000)
 
@@ -218,7 +220,7 @@ def loop(case: Case) -> tuple[Repeat, dict[str, Any]]:
         nonlocal state
         waited = 0.0
         where = {"epoch": next(epochs), "batch_size": size, "mixtures_per_epoch": size}
-        with closing(sets.train_batches(seed=0, **where)) as batches:  # type: ignore[type-var]
+        with closing(sets.train_batches(Devices(), seed=0, **where)) as batches:  # type: ignore[type-var]
             for _, _, batch in islice(batches, 3):  # those rendered ahead are no measure of the rest
                 state, _ = jax.block_until_ready(step(state, batch, np.int32(0)))
             start = time.perf_counter()
@@ -231,6 +233,15 @@ def loop(case: Case) -> tuple[Repeat, dict[str, Any]]:
             return {"seconds": time.perf_counter() - start, "waited": waited}
 
     return repeat, facts
+
+
+def open_corpus(case: Case) -> tuple[Repeat, dict[str, Any]]:
+    """The packed corpus case['path'] opened; nothing to repeat. grown_bytes: of resident memory."""
+    before, start = resident_bytes(), time.perf_counter()
+    opened = open_packed(case["path"])
+    seconds = time.perf_counter() - start
+    grown = resident_bytes() - before
+    return lambda: {"recordings": opened.lengths.size}, {"seconds": seconds, "grown_bytes": grown}
 
 
 def _timed(once: Callable[[], Any]) -> Repeat:
@@ -253,6 +264,7 @@ _KINDS: dict[str, Callable[[Case], tuple[Repeat, dict[str, Any]]]] = {
     "weightings": weightings,
     "mixtures": mixtures,
     "loop": loop,
+    "open": open_corpus,
 }
 
 

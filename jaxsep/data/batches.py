@@ -16,6 +16,7 @@ from jaxsep.data.audio import DataError
 
 Load = Callable[[int, np.ndarray], dict[str, Any]]
 Put = Callable[[dict[str, Any]], dict[str, Any]]
+_ALL = slice(None)
 Job = TypeVar("Job")
 Done = TypeVar("Done")
 
@@ -38,6 +39,7 @@ def batches(
     step: int = 0,
     prefetch: int = 2,
     workers: int = 1,
+    rows: slice = _ALL,
     put: Put | None = None,
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yields (epoch, step, batch) without end, from (epoch, step) on.
@@ -46,11 +48,12 @@ def batches(
     batch_size - 1 that follow. A `step` past the end of its epoch counts on in the next.
 
     Args:
-        load: (epoch, indices int64 [batch_size]) -> dict of arrays; called in background threads.
+        load: (epoch, indices int64 [batch_size], or as many as `rows` leaves) -> dict of arrays; called in background threads.
         batch_size, mixtures_per_epoch: at least one whole batch an epoch.
         epoch, step: where to begin.
         prefetch: batches rendered or being rendered ahead of the consumer, at least 1.
         workers: threads, at least 1.
+        rows: the part of each batch to load, where several processes share it.
         put: applied to each batch in the background thread, such as jax.device_put.
 
     Close the iterator to stop the threads; each ends after the batch it is at.
@@ -64,7 +67,7 @@ def batches(
 
     def work(number: int) -> tuple[int, int, dict[str, Any]]:
         this_epoch, this_step = divmod(number, steps)
-        batch = load(this_epoch, np.arange(this_step * batch_size, (this_step + 1) * batch_size))
+        batch = load(this_epoch, np.arange(this_step * batch_size, (this_step + 1) * batch_size)[rows])
         return this_epoch, this_step, put(batch) if put else batch
 
     return _ahead(work, count(epoch * steps + step), prefetch, workers)
@@ -78,12 +81,13 @@ def eval_batches(
     epoch: int = 0,
     prefetch: int = 2,
     workers: int = 1,
+    rows: slice = _ALL,
     put: Put | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields batches that cover the indices 0...total-1 exactly once, in order.
 
     All have `batch_size` examples: the last one is filled up with copies of its last example. Each carries `valid`
-    [batch_size] bool, False for the copies. Threads, `put` and errors are as in `batches`.
+    [batch_size] bool, False for the copies. Threads, `rows`, `put` and errors are as in `batches`.
 
     Args:
         load: (epoch, indices int64 [batch_size]) -> dict of arrays, called with the `epoch` given here.
@@ -95,7 +99,7 @@ def eval_batches(
     _check_counts(total=(total, 1), batch_size=(batch_size, 1), prefetch=(prefetch, 1), workers=(workers, 1))
 
     def work(start: int) -> dict[str, Any]:
-        indices = np.arange(start, start + batch_size)
+        indices = np.arange(start, start + batch_size)[rows]
         batch = {**load(epoch, np.minimum(indices, total - 1)), "valid": indices < total}
         return put(batch) if put else batch
 

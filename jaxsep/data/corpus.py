@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from jaxsep.data.packing import (
     read_pack,
     reuse,
     say,
+    stamp,
     unpack_paths,
 )
 
@@ -48,7 +49,7 @@ class Corpus:
         layout: as `layouts.read_layout` names it.
         sample_rate: Hz.
         synthetic: True if no recording is real.
-        fingerprint: hex digest of files and settings it was packed from.
+        fingerprint: hex digest of the files' contents and the settings it was packed from, the same on every machine.
         audio: float32 [samples], memory-mapped, read-only.
         offsets, lengths: int64 [R], samples.
         classes: int32 [R], index into class_names.
@@ -144,12 +145,12 @@ def prepare(
     synthetic = (root / SYNTHETIC_MARKER).is_file()
     header = {"kind": KIND, "name": name, "layout": layout, "sample_rate": sample_rate, "synthetic": synthetic}
     facts = header | {"rows": [(row.class_name, row.group, row.split) for row in rows]}
-    digest = fingerprint(root, [row.path for row in rows], metadata_files(root, layout), facts)
-    target = Path(cache_dir) / f"{name}-{sample_rate}-{digest[:12]}"
+    digest = fingerprint(metadata_files(root, layout), facts)
+    target = Path(cache_dir) / f"{name}-{sample_rate}-{stamp(root, [row.path for row in rows], digest)[:12]}"
     if (found := reuse(target, open_packed)) is not None:
         return found
     with publish(target) as folder, open(folder / AUDIO, "wb") as audio:
-        _pack(root, rows, header | {"fingerprint": digest}, folder, audio, progress=progress)
+        _pack(root, rows, header, digest, folder, audio, progress=progress)
     return open_packed(target)
 
 
@@ -204,18 +205,20 @@ def _open_as(folder: Path, name: str, sample_rate: int, field: str) -> Corpus:
     return corpus
 
 
-def _pack(root: Path, rows: list[Row], header: dict, folder: Path, audio: IO[bytes], *, progress: bool) -> None:
-    name = header["name"]
+def _pack(
+    root: Path, rows: list[Row], header: dict, digest: Any, folder: Path, audio: IO[bytes], *, progress: bool
+) -> None:
+    name, rate = header["name"], header["sample_rate"]
     kept: list[Row] = []
     offsets, energies = [0], []
     items = [(row.path,) for row in rows]
-    for position, (samples,) in decode(root, items, header["sample_rate"], title=f"packing {name}", progress=progress):
+    for position, (samples,) in decode(root, items, rate, digest, title=f"packing {name}", progress=progress):
         if samples.min() == samples.max():
             continue
         audio.write(samples.astype("<f4", copy=False).tobytes())
         kept.append(rows[position])
         offsets.append(offsets[-1] + samples.size)
-        energies.append(frame_energies(samples, header["sample_rate"]))
+        energies.append(frame_energies(samples, rate))
     if len(kept) < len(rows):
         say(f"packing {name}: {len(rows) - len(kept)} of {len(rows)} recordings are digital silence and left out")
     if not kept:
@@ -233,7 +236,7 @@ def _pack(root: Path, rows: list[Row], header: dict, folder: Path, audio: IO[byt
         "energy_offsets": np.cumsum([0, *(frames.size for frames in energies)], dtype=np.int64),
     }
     names = {"class_names": class_names, "class_groups": [groups[class_name] for class_name in class_names]}
-    finish_pack(folder, audio, header | names, arrays)
+    finish_pack(folder, audio, header | names | {"fingerprint": digest.hexdigest()}, arrays)
 
 
 def frame_energies(samples: np.ndarray, sample_rate: int) -> np.ndarray:

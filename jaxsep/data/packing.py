@@ -26,7 +26,7 @@ import tqdm
 
 from jaxsep.data.audio import DataError, display, read_audio
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER, INDEX, AUDIO = "corpus.json", "index.npz", "audio.f32"
 MAX_LISTED = 10
 # A pack writes all the time; one that has not for an hour was killed, and its folder may go.
@@ -46,13 +46,19 @@ def reuse(target: Path, opener: Callable[[Path], Opened]) -> Opened | None:
         return None
 
 
-def fingerprint(root: Path, paths: Iterable[str], metadata: Iterable[Path], facts: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of everything a pack depends on.
-
-    Relative path, size and modification time (ns) of each file, contents of the metadata files, `facts` (JSON values:
-    rate, layout, classes, splits, ...) and the format version. Recordings are not read: 200,000 take seconds.
-    """
+def fingerprint(metadata: Iterable[Path], facts: Mapping[str, Any]) -> Any:
+    """A SHA-256 of `facts` (JSON values: rate, layout, classes, splits, ...), the contents of the metadata files and the format
+    version. With what `decode` adds, every recording's path and content, it tells what is packed, on whatever machine."""
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, dict(facts)], sort_keys=True).encode())
+    for file in metadata:
+        digest.update(file.read_bytes())
+    return digest
+
+
+def stamp(root: Path, paths: Iterable[str], digest: Any) -> str:
+    """SHA-256 (hex) that finds the pack of a folder again: `digest` with path, size and modification time (ns) of each file.
+    Recordings are not read: 200,000 take seconds."""
+    digest = digest.copy()
     for path in paths:
         try:
             status = os.stat(root / path)
@@ -60,15 +66,13 @@ def fingerprint(root: Path, paths: Iterable[str], metadata: Iterable[Path], fact
         except OSError:
             size = modified = -1  # reported with its reason when it is decoded
         digest.update(os.fsencode(path) + f"\0{size}\0{modified}\0".encode())
-    for file in metadata:
-        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 def decode(
-    root: Path, items: Sequence[tuple[str, ...]], sample_rate: int, *, title: str, progress: bool
+    root: Path, items: Sequence[tuple[str, ...]], sample_rate: int, digest: Any, *, title: str, progress: bool
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Decodes items, each of R files that belong together, in order.
+    """Decodes items, each of R files that belong together, in order, and adds each file's path and content to `digest`.
 
     Yields:
         (position in `items`, samples float32 [R, T])
@@ -84,6 +88,7 @@ def decode(
         for path in items[position]:
             try:
                 samples, channels = read_audio(root / path, sample_rate)
+                digest.update(os.fsencode(path) + b"\0" + hashlib.sha256((root / path).read_bytes()).digest())
             except DataError as error:
                 bad.append(str(error))
                 continue

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from jaxsep.data.packing import (
     publish,
     read_pack,
     reuse,
+    stamp,
     unpack_paths,
 )
 from jaxsep.data.premixed_layout import FIELD, KNOWN, classes_of, find_roles, read_items, split_folders
@@ -47,7 +48,7 @@ class Premixed:
     Attributes:
         layout: the folders it was read from, like 'tr, cv, tt'.
         sample_rate: Hz.
-        fingerprint: hex digest of files and settings it was packed from.
+        fingerprint: hex digest of the files' contents and the settings it was packed from, the same on every machine.
         roles: R folder names, the mixture's first.
         audio: float32, memory-mapped, read-only.
         offsets, lengths: int64 [M], samples.
@@ -110,8 +111,9 @@ def prepare_premixed(
     items, splits = read_items(root, folders, chosen)
     layout = ", ".join(folder.name for _, folder in folders)
     facts = {"name": KIND, "layout": layout, "rate": sample_rate, "roles": chosen, "splits": splits}
-    digest = fingerprint(root, [path for item in items for path in item], (), facts)
-    target = Path(cache_dir) / f"{KIND}-{sample_rate}-{digest[:12]}"
+    digest = fingerprint((), facts)
+    paths = [path for item in items for path in item]
+    target = Path(cache_dir) / f"{KIND}-{sample_rate}-{stamp(root, paths, digest)[:12]}"
     if (known := reuse(target, open_premixed)) is not None:
         return known
     header = {
@@ -120,11 +122,10 @@ def prepare_premixed(
         "layout": layout,
         "sample_rate": sample_rate,
         "synthetic": False,
-        "fingerprint": digest,
         "roles": chosen,
     }
     with publish(target) as folder, open(folder / AUDIO, "wb") as audio:
-        _pack(root, items, splits, header, folder, audio, progress=progress)
+        _pack(root, items, splits, header, digest, folder, audio, progress=progress)
     return open_premixed(target)
 
 
@@ -175,13 +176,14 @@ def _pack(
     items: list[tuple[str, ...]],
     splits: list[str],
     header: dict,
+    digest: Any,
     folder: Path,
     audio: IO[bytes],
     *,
     progress: bool,
 ) -> None:
-    lengths, ratios = [], []
-    for _, signals in decode(root, items, header["sample_rate"], title="packing premixed", progress=progress):
+    lengths, ratios, rate = [], [], header["sample_rate"]
+    for _, signals in decode(root, items, rate, digest, title="packing premixed", progress=progress):
         audio.write(signals.astype("<f4", copy=False).tobytes())
         lengths.append(signals.shape[1])
         ratios.append(power_ratio(remove_mean(signals[1:])))
@@ -198,4 +200,4 @@ def _pack(
         "paths": pack_paths([item[0] for item in items]),
     }
     names = {"class_names": [name for name, _ in known], "class_groups": [group for _, group in known]}
-    finish_pack(folder, audio, header | names, arrays)
+    finish_pack(folder, audio, header | names | {"fingerprint": digest.hexdigest()}, arrays)

@@ -10,6 +10,7 @@ from jaxsep.evaluation.runs import Run
 SNR_BIN = 5.0  # dB
 SCORE_BIN = 1.0  # dB
 _POINTS = 100  # of a curve over steps
+_DRAWS = 200  # batches of a size
 
 
 def validation(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +108,21 @@ def ess_share(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
         for index in np.unique(part):
             row[index] = ess[part == index].mean()
     return (np.arange(number) + 0.5) * last / number, shares.mean(axis=0)
+
+
+def ess_by_batch(losses: np.ndarray, alpha: float, sizes: Sequence[int]) -> np.ndarray:
+    """Effective sample size 1/Σ p² of robust weights p = softmax(α·L) for batches of several sizes, drawn from losses [any] dB.
+
+    Means over _DRAWS batches of each size, drawn with replacement from a generator of seed 0. As a batch grows, its share tends
+    to E[exp(α·L)]² / E[exp(2α·L)]: a number of examples that few large losses set, not the batch.
+    """
+    rng = np.random.default_rng(0)
+    found = []
+    for size in sizes:
+        logits = alpha * rng.choice(losses, (_DRAWS, size))
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found.append(float(np.mean(powers.sum(axis=1) ** 2 / np.square(powers).sum(axis=1))))
+    return np.array(found)
 
 
 def weight_means(run: Run) -> dict[str, float]:

@@ -161,8 +161,9 @@ def input_snr(experiment: Experiment, style: Styles) -> Part:
 
 def weights(experiment: Experiment, style: Styles) -> Part:
     """What the weights did during training."""
-    table, csv = report_tables.weights(experiment)
-    csvs, drawings, lines, rows = [csv], [], [], []
+    (table, csv), (sizes, by_size) = report_tables.weights(experiment), report_tables.batch_sizes(experiment)
+    csvs = [csv, by_size]
+    drawings, lines, rows = [], [], []
     for condition in experiment.conditions:
         steps, share = curves.ess_share(condition.runs)
         lines += [Line(condition.label, steps, share)] * bool(steps.size)
@@ -174,7 +175,7 @@ def weights(experiment: Experiment, style: Styles) -> Part:
         labels = {"xlabel": "step", "ylabel": "effective sample size / weights"}
         drawings.append(figures.lines(name, title, caption, lines, style, **labels, bottom=0.0))
         csvs.append(Csv(name, ["condition", "step", "ess_share"], rows))
-    return part(f"{experiment.title}: what the weights did{experiment.flag}", [], [table], csvs, drawings)
+    return part(f"{experiment.title}: what the weights did{experiment.flag}", [], [table, sizes], csvs, drawings)
 
 
 def about(experiments: Sequence[Experiment], audio: str) -> Part:

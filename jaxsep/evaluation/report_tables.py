@@ -8,9 +8,12 @@ import numpy as np
 
 from jaxsep.evaluation import curves
 from jaxsep.evaluation.experiments import Condition, Experiment
+from jaxsep.evaluation.runs import Run
 from jaxsep.evaluation.sections import Table
 from jaxsep.evaluation.statistics import QUANTILES
 
+_ALPHAS = (("1/15", 1 / 15), ("1/10", 1 / 10), ("1/5", 1 / 5))
+_BATCHES = (4, 8, 16, 28, 64, 256, 1024, 4096)
 _PAPER = (
     "The paper: 100 epochs of 20,000 mixtures of 4 s in batches of 28, of WSJ0 and ESC-50; averages over the last 10 epochs in "
     "its Table 1, 5 in its Table 2."
@@ -278,3 +281,33 @@ def weights(experiment: Experiment) -> tuple[Table, Csv]:
             raw,
         ),
     )
+
+
+def batch_sizes(experiment: Experiment) -> tuple[Table, Csv]:
+    """How many of a batch's mixtures robust weights leave, by batch size, for the losses of the reference's best epochs."""
+    losses = np.concatenate([-mixture_means(run) for run in experiment.reference.runs])
+    found = {name: curves.ess_by_batch(losses, alpha, _BATCHES) for name, alpha in _ALPHAS}
+    rows = [
+        [f"{size:,}", *(f"{ess[n]:.1f} = {100 * ess[n] / size:.0f} %" for ess in found.values())]
+        for n, size in enumerate(_BATCHES)
+    ]
+    raw = [[name, size, ess[n]] for name, ess in found.items() for n, size in enumerate(_BATCHES)]
+    return (
+        Table(
+            f"Effective sample size of robust weights by batch size{experiment.flag}",
+            ["batch", *(f"α = {name}" for name in found)],
+            rows,
+            note(
+                experiment,
+                "1 / Σ p² of p = softmax(α·L), as a number of mixtures and as a share of the batch. Batches drawn from "
+                f"the test losses of {experiment.reference.label}, mean over a mixture's sources.",
+            ),
+        ),
+        Csv(f"{experiment.slug}-ess-by-batch", ["alpha", "batch_size", "ess"], raw),
+    )
+
+
+def mixture_means(run: Run) -> np.ndarray:
+    """The mean SI-SDRi (dB) of each mixture's sources."""
+    _, inverse = np.unique(run.rows["mixture"], return_inverse=True)
+    return np.bincount(inverse, run.rows["si_sdri"]) / np.bincount(inverse)

@@ -33,13 +33,13 @@ class Parts:
     steps_per_epoch: int
 
 
-def build(config: ConfigDict) -> Parts:
-    """Settings, data, network and weighting of an experiment.
+def build(config: ConfigDict, *, devices: int = 1) -> Parts:
+    """Settings, data, network and weighting of an experiment; devices: how many share each batch.
 
     Raises:
       SettingsError, DataError: what is wrong, with the field's or file's name.
     """
-    rules.validate(config)
+    rules.validate(config, devices=devices)
     module, fields = build_module(config)
     sets = build_sets(config)
     check_module(module, config)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxsep.training.state import TrainState
@@ -14,8 +14,9 @@ logging.getLogger("absl").setLevel(logging.WARNING)  # orbax reports every save 
 
 
 class Checkpoints:
-    """`folder/last` and `folder/best`, one checkpoint in each. A save is written beside the one before and renamed when
-    complete, so that a kill at any moment leaves a whole one."""
+    """`folder/last` and `folder/best`, one checkpoint in each; the first process's alone. A save is written beside the one
+    before and renamed when complete, so that a kill at any moment leaves a whole one. What is saved is whole arrays: how many
+    devices made them, or go on from them, is of no matter."""
 
     def __init__(self, folder: Path) -> None:
         self._managers = {name: _manager(folder / name) for name in ("last", "best")}
@@ -24,7 +25,10 @@ class Checkpoints:
         """Write state and progress (JSON data) as the checkpoint `name`, 'last' or 'best'; the one before goes after that."""
         manager = self._managers[name]
         number = (manager.latest_step() or 0) + 1  # of the save: a step may be saved twice, before and after validation
-        arguments = {"state": ocp.args.StandardSave(vars(state)), "progress": ocp.args.JsonSave(progress)}
+        arguments = {
+            "state": ocp.args.StandardSave(vars(jax.device_get(state))),
+            "progress": ocp.args.JsonSave(progress),
+        }
         manager.save(number, args=ocp.args.Composite(**arguments))
         manager.wait_until_finished()
 
@@ -34,12 +38,10 @@ class Checkpoints:
         number = manager.latest_step()
         if number is None:
             return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, vars(like))
+        abstract = jax.tree.map(np.empty_like, vars(like))
         arguments = {"state": ocp.args.StandardRestore(abstract), "progress": ocp.args.JsonRestore()}
         restored = manager.restore(number, args=ocp.args.Composite(**arguments))
-        # Orbax pins arrays to their device, and a jitted function compiles anew for pinned ones.
-        state = jax.tree.map(jnp.array, jax.device_get(restored["state"]))
-        return TrainState(**state), restored["progress"]
+        return TrainState(**restored["state"]), restored["progress"]
 
     def close(self) -> None:
         for manager in self._managers.values():
@@ -53,5 +55,9 @@ def has_checkpoint(folder: Path, name: str) -> bool:
 
 
 def _manager(folder: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1, create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+    )
     return ocp.CheckpointManager(folder.absolute(), options=options)

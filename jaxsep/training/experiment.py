@@ -23,6 +23,7 @@ from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.settings import SettingsError
 from jaxsep.training.build import Parts, build, build_sets, params_to_start_from
 from jaxsep.training.checkpoint import has_checkpoint
+from jaxsep.training.devices import Devices
 from jaxsep.training.run import Interrupted, Run, Stop, score
 
 
@@ -32,27 +33,38 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       SettingsError, DataError: before anything is compiled or written.
       Interrupted: a signal arrived; the run is saved.
+      ElsewhereError: another process cannot go on.
     """
-    parts = build(config)
-    params = None if has_checkpoint(workdir / "checkpoints", "last") else params_to_start_from(parts)
-    claim(workdir, parts)
-    done = finished(workdir, config)
+    devices = Devices()
+    parts = devices.in_turn(lambda: build(config, devices=devices.count))
+    params, done = devices.in_turn(lambda: begin(parts, workdir) if devices.first else (None, None))
+    done = devices.tell(done)
     if done is None:
-        announce(parts, workdir)
-        run = Run(parts, workdir, params)
+        run = Run(parts, workdir, devices, params)
         try:
             run.fit()
             done = conclude(run)
         except Interrupted as interruption:
-            print(
-                f"{interruption}: saved at step {int(run.state.step)}; the same command goes on from here",
-                file=sys.stderr,
-            )
+            step = int(run.state.step)
+            if devices.first:
+                print(f"{interruption}: saved at step {step}; the same command goes on from here", file=sys.stderr)
             raise
         finally:
             run.close()
-    print(report(done, workdir))
+    if devices.first:
+        print(report(done, workdir))
     return done
+
+
+def begin(parts: Parts, workdir: Path) -> tuple[Any, dict[str, Any] | None]:
+    """The folder made this run's: the parameters to start from, None for fresh or saved ones, and the summary of a run that is
+    finished."""
+    params = None if has_checkpoint(workdir / "checkpoints", "last") else params_to_start_from(parts)
+    claim(workdir, parts)
+    done = finished(workdir, parts.config)
+    if done is None:
+        announce(parts, workdir)
+    return params, done
 
 
 def claim(workdir: Path, parts: Parts) -> None:
@@ -103,21 +115,21 @@ def announce(parts: Parts, workdir: Path) -> None:
 
 
 def conclude(run: Run) -> dict[str, Any]:
-    """Score best and last on the test set, write tables, excerpts, model and summary.json."""
-    parts, workdir = run.parts, run.workdir
-    config, table = parts.config, parts.sets.table
+    """Score best and last on the test set; the first process writes tables, excerpts, model and summary.json."""
+    parts, workdir, progress = run.parts, run.workdir, run.progress
+    config, table, data = parts.config, parts.sets.table, parts.sets.kind
+    best = run.params("best")
+    scored = {split: run.score(best, split) for split in ("val", "test")}
+    last = progress.tests.get(str(progress.epoch - 1)) or run.score(run.params("last"), "test")[1]
+    if not run.devices.first:
+        return {}
+    params = jax.device_get(best)
     folder = workdir / "evaluation"
     folder.mkdir(exist_ok=True)
-    data = parts.sets.kind
-    params = run.params("best")
-    results = {}
-    for split in ("val", "test"):
-        rows, summaries = run.score(params, split)
+    for split, (rows, _) in scored.items():
         write_csv(folder / f"{split}.csv", rows, table.names, table.groups, table.corpora, data=data)
-        results[split] = describe(rows, summaries)
-    write_excerpts(parts, params, rows, folder / "audio")
-    progress = run.progress
-    last = progress.tests.get(str(progress.epoch - 1)) or run.score(run.params("last"), "test")[1]
+    write_excerpts(parts, params, scored["test"][0], folder / "audio")
+    results = {split: describe(*found) for split, found in scored.items()}
     results["test_last"] = {"si_sdri": last}
     summary = {
         "jaxsep": jaxsep.__version__,
@@ -212,6 +224,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       SettingsError, DataError: before anything is compiled or written.
       BundleError: the run holds no model.
     """
+    devices = Devices()
     rules.validate(config)
     changed = [name for name in settings.differences(read_config(workdir), config) if not name.startswith("data.")]
     if changed:
@@ -224,15 +237,17 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     sets = build_sets(config, ("test",))
     if not sets.scored_classes("test"):
         raise SettingsError("no mixture of test has two sources that sound, and SI-SDR improvement needs them")
-    eval_step = make_eval_step(module.apply, zero_mean=config.loss.zero_mean)
-    stop = Stop()
+    eval_step = devices.eval_step(make_eval_step(module.apply, zero_mean=config.loss.zero_mean))
+    stop, batch_size = Stop(devices), config.evaluation.batch_size
     try:
-        rows, summaries = score(sets, eval_step, params, "test", config.evaluation.batch_size, stop)
+        rows, summaries = score(sets, devices, eval_step, devices.copy(params), "test", batch_size, stop)
     except Interrupted as interruption:
         print(f"{interruption}: stopped, nothing written", file=sys.stderr)
         raise
     finally:
         stop.close()
+    if not devices.first:
+        return {}
     data = sets.kind
     mixtures = [*sets.pools["test"].fingerprints, *(array.tobytes().hex() for array in sets.recipes["test"].values())]
     name = hashlib.sha256("\n".join(mixtures).encode()).hexdigest()[:12]

@@ -16,9 +16,10 @@ from jaxsep.evaluation.evaluate import Rows, evaluate, make_eval_step
 from jaxsep.evaluation.statistics import metric, summarise_rows
 from jaxsep.training.build import Parts, fresh_params
 from jaxsep.training.checkpoint import Checkpoints
+from jaxsep.training.devices import Devices
 from jaxsep.training.journal import Journal, Window
 from jaxsep.training.sets import Sets
-from jaxsep.training.state import create_state, make_optimizer
+from jaxsep.training.state import TrainState, create_state, make_optimizer
 from jaxsep.training.step import make_train_step, separation_loss_fn
 
 
@@ -31,10 +32,15 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Remembers SIGINT or SIGTERM, to be answered between two steps; a second SIGINT interrupts at once."""
+    """Remembers SIGINT or SIGTERM, to be answered between two steps; a second SIGINT interrupts at once.
 
-    def __init__(self) -> None:
+    Many processes stop after the same step, whichever of them was told to.
+    """
+
+    def __init__(self, devices: Devices) -> None:
         self.number = 0
+        self._devices = devices
+        self._asked: Any = 0
         self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _remember(self, number: int, frame: Any) -> None:
@@ -42,9 +48,12 @@ class Stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def check(self) -> None:
-        """Raise Interrupted where a signal has arrived."""
-        if self.number:
-            raise Interrupted(self.number)
+        """Raise Interrupted where a signal has arrived; to be called by all processes, step by step."""
+        number = self.number
+        if jax.process_count() > 1:  # what was known one call ago: by now the devices have agreed on it
+            number, self._asked = int(self._asked), self._devices.largest(self.number)
+        if number:
+            raise Interrupted(number)
 
     def close(self) -> None:
         """Give the signals back to whoever had them."""
@@ -70,13 +79,14 @@ class Progress:
 
 
 def score(
-    sets: Sets, eval_step: Callable[..., Any], params: Any, split: str, batch_size: int, stop: Stop
+    sets: Sets, devices: Devices, eval_step: Callable[..., Any], params: Any, split: str, batch_size: int, stop: Stop
 ) -> tuple[Rows, dict[str, Any]]:
-    """Rows and summaries of all of 'val' or 'test'; answers signals between batches."""
+    """Rows and summaries of all of 'val' or 'test', in every process; answers signals between batches."""
+    shared = devices.round_up(batch_size)
 
     def watched() -> Iterator[dict[str, Any]]:
-        total = sets.num_batches(split, batch_size)
-        for batch in tqdm(sets.eval_batches(split, batch_size), total=total, desc=split, unit="batch", **_BAR):
+        batches, total = sets.eval_batches(devices, split, shared), sets.num_batches(split, shared)
+        for batch in tqdm(batches, total=total, desc=split, unit="batch", disable=not devices.first, **_BAR):
             stop.check()
             yield batch
 
@@ -93,35 +103,56 @@ class Run:
 
     Args:
       params: to start from where there is no checkpoint; None: fresh ones.
+
+    Of many processes the first has the folder, and its params count.
     """
 
-    def __init__(self, parts: Parts, workdir: Path, params: Any = None) -> None:
+    state: TrainState
+
+    def __init__(self, parts: Parts, workdir: Path, devices: Devices, params: Any = None) -> None:
         config = parts.config
+        self.parts, self.workdir, self.devices, self.stop = parts, workdir, devices, Stop(devices)
         # What is frozen is what a loss free of the mean cannot see.
         frozen = getattr(parts.module, "FROZEN", ()) if config.loss.zero_mean else ()
-        self.parts, self.workdir, self.stop = parts, workdir, Stop()
         self.tx = make_optimizer(parts.schedule, clip_norm=config.train.clip_norm, frozen=frozen)
         start = fresh_params(parts) if params is None else params
-        self.state = create_state(start, self.tx, weighting=parts.weighting, ema=config.train.ema_decay > 0)
-        self.progress = Progress()
-        self.checkpoints = Checkpoints(workdir / "checkpoints")
-        restored = self.checkpoints.restore("last", self.state)
-        if restored is not None:
-            self.state, progress = restored
-            self.progress = Progress(**progress)
-            print(f"going on from step {int(self.state.step)}, epoch {self.progress.epoch + 1}")
-        self.journal = Journal(workdir, step=int(self.state.step), epoch=self.progress.epoch, data=parts.sets.kind)
+        fresh = create_state(start, self.tx, weighting=parts.weighting, ema=config.train.ema_decay > 0)
+        self.checkpoints = Checkpoints(workdir / "checkpoints") if devices.first else None
+        self.state, progress = self.restore("last", fresh) or (devices.copy(fresh), {})
+        self.progress = Progress(**progress)
+        step, epoch = int(self.state.step), self.progress.epoch
+        if progress:
+            self.say(f"going on from step {step}, epoch {epoch + 1}")
+        self.journal = Journal(workdir, step=step, epoch=epoch, data=parts.sets.kind) if devices.first else None
         self.window = Window(self.progress.pending)
-        self.eval_step = make_eval_step(parts.module.apply, zero_mean=config.loss.zero_mean)
+        self.eval_step = devices.eval_step(make_eval_step(parts.module.apply, zero_mean=config.loss.zero_mean))
         self.saved_at = time.monotonic()
 
     def close(self) -> None:
-        self.journal.close()
-        self.checkpoints.close()
+        for file in (self.journal, self.checkpoints):
+            if file is not None:
+                file.close()
         self.stop.close()
+
+    def say(self, line: str) -> None:
+        if self.devices.first:
+            print(line, flush=True)
+
+    def record(self, kind: str, **values: Any) -> None:
+        """A line of metrics.jsonl."""
+        if self.journal is not None:
+            self.journal.record(kind, epoch=self.progress.epoch, **values)
+
+    def restore(self, name: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """State and progress of the checkpoint `name`, or None where there is none; like: a state of the same shapes."""
+        found = self.checkpoints.restore(name, like) if self.checkpoints is not None else None
+        progress = self.devices.tell(found and found[1])
+        return None if progress is None else (self.devices.copy(found[0] if found else like), progress)
 
     def save(self, name: str = "last") -> None:
         """Checkpoint 'last' or 'best'."""
+        if self.checkpoints is None:
+            return
         now = time.monotonic()
         self.progress.seconds += now - self.saved_at
         self.progress.pending = self.window.pending()
@@ -130,14 +161,15 @@ class Run:
 
     def params(self, name: str) -> Any:
         """The parameters to evaluate of the checkpoint 'last' or 'best'."""
-        restored = self.checkpoints.restore(name, self.state)
+        restored = self.restore(name, self.state)
         if restored is None:
             raise FileNotFoundError(f"{self.workdir}/checkpoints/{name} is missing")
         return restored[0].eval_params
 
     def score(self, params: Any, split: str) -> tuple[Rows, dict[str, Any]]:
         """Rows and summaries of all of 'val' or 'test'."""
-        return score(self.parts.sets, self.eval_step, params, split, self.parts.config.evaluation.batch_size, self.stop)
+        batch_size = self.parts.config.evaluation.batch_size
+        return score(self.parts.sets, self.devices, self.eval_step, params, split, batch_size, self.stop)
 
     def fit(self) -> None:
         """Train and validate to the last epoch, or until patience ends.
@@ -146,7 +178,7 @@ class Run:
           Interrupted: a signal arrived; everything up to it is saved.
         """
         config, progress = self.parts.config, self.progress
-        train_step = jax.jit(self.train_step(), donate_argnums=0)
+        train_step = self.devices.train_step(self.train_step())
         begun, done_before = time.monotonic(), progress.epoch
         try:
             while progress.epoch < config.train.num_epochs and not self.out_of_patience():
@@ -159,7 +191,7 @@ class Run:
                 now = time.monotonic()
                 left = (now - begun) / (progress.epoch - done_before) * (config.train.num_epochs - progress.epoch)
                 took = f"{now - epoch_begun:.0f} s, {left / 60:.1f} min left"
-                print(f"epoch {progress.epoch:3d}/{config.train.num_epochs}  {line}  {took}", flush=True)
+                self.say(f"epoch {progress.epoch:3d}/{config.train.num_epochs}  {line}  {took}")
         except Interrupted:
             self.save()
             raise
@@ -184,7 +216,8 @@ class Run:
             self.tx,
             has_aux=True,
             ema_decay=config.train.ema_decay,
-            micro_batch=config.train.micro_batch,
+            micro_batch=config.train.micro_batch // self.devices.count,
+            axis=self.devices.axis,
             members={name: np.array(corpora) == name for name in set(corpora)},
         )
 
@@ -192,6 +225,7 @@ class Run:
         """The rest of the current epoch; saves when due."""
         train, progress, total = self.parts.config.train, self.progress, self.parts.steps_per_epoch
         batches = self.parts.sets.train_batches(
+            self.devices,
             seed=self.parts.config.seed,
             batch_size=train.batch_size,
             mixtures_per_epoch=train.mixtures_per_epoch,
@@ -200,7 +234,8 @@ class Run:
             workers=train.workers,
         )
         name, size = f"epoch {progress.epoch + 1}/{train.num_epochs}", train.batch_size
-        bar = tqdm(total=total * size, initial=progress.step * size, desc=name, unit="ex", **_BAR)
+        done, quiet = progress.step * size, not self.devices.first
+        bar = tqdm(total=total * size, initial=done, desc=name, unit="ex", disable=quiet, **_BAR)
         if int(self.state.step) == progress.epoch == 0:
             bar.set_postfix_str("compiling")
         try:
@@ -229,19 +264,19 @@ class Run:
         values = self.window.means()
         self.window = Window()
         rate = float(self.parts.schedule(step - 1))
-        self.journal.record("train", step=step, epoch=self.progress.epoch, learning_rate=rate, **values)
+        self.record("train", step=step, learning_rate=rate, **values)
         bar.set_postfix_str(f"loss {values['loss']:.2f}, SI-SDRi {values['si_sdri']:.2f} dB", refresh=False)
 
     def validate_epoch(self) -> str:
         """Score the validation set, and the test set in the last epochs; keep the best. Returns a line about it."""
         config, progress, params = self.parts.config, self.progress, self.state.eval_params
-        step, epoch = int(self.state.step), progress.epoch
+        step = int(self.state.step)
         _, val = self.score(params, "val")
         value = metric(val, config.train.best_metric)
-        self.journal.record("val", step=step, epoch=epoch, **_headline(val), best_metric=value)
+        self.record("val", step=step, **_headline(val), best_metric=value)
         if config.train.num_epochs - progress.epoch <= config.evaluation.last_epochs:
             _, test = self.score(params, "test")
-            self.journal.record("test", step=step, epoch=epoch, **_headline(test))
+            self.record("test", step=step, **_headline(test))
             progress.tests = {**progress.tests, str(progress.epoch): test}
         if progress.best is None or value > progress.best:
             progress.best, progress.best_epoch = value, progress.epoch

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxsep.data import batches, demo
@@ -16,6 +15,7 @@ from jaxsep.data.mixing import Arrays, draw, render
 from jaxsep.data.pools import Pool, make_pool
 from jaxsep.data.premixed import PremixedPool, make_premixed_pool, premixed_table, prepare_premixed
 from jaxsep.data.recipes import load_recipes, save_recipes
+from jaxsep.training.devices import Devices
 
 EVALUATED = ("val", "test")
 
@@ -52,14 +52,17 @@ class Sets:
         several = np.sum(recipes["active"], axis=1) > 1
         return [int(i) for i in np.unique(recipes["class_ids"][several]) if i >= 0]
 
-    def train_batches(self, *, seed: int, **where: Any) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """(epoch, step, batch) without end, on the device; `where` as in `jaxsep.data.batches.batches`."""
+    def train_batches(
+        self, devices: Devices, *, seed: int, batch_size: int, **where: Any
+    ) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """(epoch, step, batch) without end, on the devices; `where` as in `jaxsep.data.batches.batches`."""
         pool = self.pools["train"]
 
         def load(epoch: int, indices: np.ndarray) -> dict[str, Any]:
             return render(pool, draw(pool, seed, epoch, indices))
 
-        return batches.batches(load, put=jax.device_put, **where)
+        rows = devices.rows(batch_size)
+        return batches.batches(load, batch_size=batch_size, rows=rows, put=devices.divide, **where)
 
     def render(self, split: str, positions: Sequence[int] | np.ndarray) -> Arrays:
         """Mixtures of 'val' or 'test' by their position."""
@@ -82,8 +85,10 @@ class Sets:
     def num_batches(self, split: str, batch_size: int) -> int:
         return sum(-(-positions.size // batch_size) for _, positions in self.groups(split))
 
-    def eval_batches(self, split: str, batch_size: int) -> Iterator[dict[str, Any]]:
-        """Every mixture of 'val' or 'test' once; index is its position, valid marks the padding of short batches."""
+    def eval_batches(self, devices: Devices, split: str, batch_size: int) -> Iterator[dict[str, Any]]:
+        """Every mixture of 'val' or 'test' once, on the devices; index is its position, valid marks the padding of short
+        batches."""
+        rows = devices.rows(batch_size)
 
         def load(samples: int, positions: np.ndarray, _: int, indices: np.ndarray) -> dict[str, Any]:
             batch = self.render(split, positions[indices])
@@ -91,7 +96,8 @@ class Sets:
             return {**batch, **fitted, "index": positions[indices]}
 
         for samples, positions in self.groups(split):
-            yield from batches.eval_batches(partial(load, samples, positions), positions.size, batch_size)
+            job = partial(load, samples, positions)
+            yield from batches.eval_batches(job, positions.size, batch_size, rows=rows, put=devices.divide)
 
     def same_in_every_mixture(self, gamma: np.ndarray) -> bool:
         """Whether the mean of gamma [classes] over a mixture's sources is one and the same for all training mixtures."""

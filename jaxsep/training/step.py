@@ -13,10 +13,14 @@ import optax
 
 from jaxsep.objective.permutation import separation_losses
 from jaxsep.objective.pmf import apply, mean_weight, pmf, weight_statistics
-from jaxsep.training.accumulate import accumulated_gradients, streamed_gradients, whole_gradients
+from jaxsep.training.accumulate import (
+    LossFn,
+    Weighted,
+    accumulated_gradients,
+    streamed_gradients,
+    whole_gradients,
+)
 from jaxsep.training.state import TrainState
-
-LossFn = Callable[[Any, Any], Any]
 
 
 def make_train_step(
@@ -27,6 +31,7 @@ def make_train_step(
     has_aux: bool = False,
     ema_decay: float = 0.0,
     micro_batch: int = 0,
+    axis: str | None = None,
     members: Mapping[str, jax.typing.ArrayLike] | None = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The training step as a pure function, to be jitted by the caller (with the state donated).
@@ -36,9 +41,11 @@ def make_train_step(
       weighting: any callable of (losses, class_ids, epoch, *, batch) -> nonnegative mass of the same shape; see
         `jaxsep.objective.weighting`. class_ids is batch["class_ids"] where the batch is a dict that has it.
       tx: optax transformation.
-      has_aux: loss_fn returns (losses, metrics), metrics a dict of [B, …] arrays whose means are reported.
+      has_aux: loss_fn returns (losses, metrics), metrics a dict of [B] arrays; the mean of each over the examples where it is
+        a number is reported, 0 where it is none in all.
       ema_decay: of the moving average of the parameters; needs a state created with ema=True. 0: none.
       micro_batch: examples per pass; 0 takes the batch whole. See `jaxsep.training.accumulate`.
+      axis: the mesh axis over which the batch is divided, for a step inside `jax.shard_map`; micro_batch is then a device's.
       members: name -> [classes] bool, sets of classes whose mean weight is reported as weight_NAME; see `mean_weight`.
 
     Returns:
@@ -55,33 +62,36 @@ def make_train_step(
         def logits(losses: jax.Array, batch: Any) -> jax.Array:
             return weighting.logits(losses, _class_ids(batch), epoch, batch=batch)  # type: ignore[attr-defined]
 
-        gradients: Callable[..., Any] = whole_gradients
+        gradients: Callable[..., Weighted] = whole_gradients
         if micro_batch:
             gradients = functools.partial(
                 streamed_gradients if streamed else accumulated_gradients, micro_batch=micro_batch
             )
         weights_of = logits if streamed else weigh
-        loss, grads, result = gradients(loss_fn, weights_of, state.params, batch, has_aux=has_aux)
-        weights, memory, no_mass, aux = result
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        found = gradients(loss_fn, weights_of, state.params, batch, has_aux=has_aux, axis=axis)
+        updates, opt_state = tx.update(found.grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay:
             ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
         metrics = {
-            "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
-            "no_mass": no_mass.astype(jnp.float32),
-            **weight_statistics(weights),
+            "loss": found.loss,
+            "grad_norm": optax.tree.norm(found.grads),
+            "no_mass": found.no_mass.astype(jnp.float32),
+            **weight_statistics(found.weights),
             **{
-                f"weight_{name}": mean_weight(weights, batch["class_ids"], chosen)
+                f"weight_{name}": mean_weight(found.weights, found.batch["class_ids"], chosen)
                 for name, chosen in (members or {}).items()
             },
-            **{name: jnp.mean(value) for name, value in aux.items()},
+            **{name: _mean(value) for name, value in found.aux.items()},
         }
-        return TrainState(state.step + 1, params, opt_state, ema, memory), metrics
+        return TrainState(state.step + 1, params, opt_state, ema, found.memory), metrics
 
     return step
+
+
+def _mean(values: jax.Array) -> jax.Array:
+    return jnp.nansum(values) / jnp.maximum(jnp.sum(~jnp.isnan(values)), 1)
 
 
 def _class_ids(batch: Any) -> Any:
@@ -105,6 +115,8 @@ def separation_loss_fn(
 ) -> LossFn:
     """loss_fn(params, batch) -> (losses, {'si_sdri'}) of a separation network, for `make_train_step(..., has_aux=True)`.
 
+    si_sdri [B] dB is the mean over a mixture's sources, and no number where a single one sounds.
+
     Args:
       apply_fn: module.apply, mapping ({'params': params}, mixture [B, T]) to estimates [B, N, T].
       granularity: 'source': losses [B, N]; 'example': losses [B], the mean over a mixture's slots.
@@ -127,9 +139,7 @@ def separation_loss_fn(
     def loss_fn(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         estimates = apply_fn({"params": params}, batch["mixture"])
         losses, si_sdri = jax.vmap(example_loss)(estimates, batch["sources"], batch["mixture"], batch["active"])
-        # The mean over the batch that follows is one over the mixtures in which several sources sound.
         several = jnp.sum(batch["active"], axis=-1) > 1
-        share = jnp.maximum(jnp.mean(several), 1.0 / several.size)
-        return losses, {"si_sdri": jnp.where(several, si_sdri, 0.0) / share}
+        return losses, {"si_sdri": jnp.where(several, si_sdri, jnp.nan)}
 
     return loss_fn

@@ -1,0 +1,281 @@
+"""One device, several devices and several processes: the same step, the same scores, the same run."""
+
+import csv
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from jaxsep.main import main
+
+KILLS = int(os.environ.get("JAXSEP_KILLS", "2"))  # of the run that is killed again and again
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXSEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def launch(*command, devices=1, processes=1, flags=False) -> list[subprocess.Popen]:
+    """The command in as many processes, each with as many CPU devices; flags: told by --coordinator …, or by bare arguments."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    xla = f"--xla_cpu_prefer_vector_width=512 --xla_force_host_platform_device_count={devices}"
+    started = []
+    for process in range(processes):
+        place = [coordinator, str(processes), str(process)]
+        if flags:
+            place = ["--coordinator", place[0], "--processes", place[1], "--process", place[2]]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *command, *(place if processes > 1 else [])],
+                cwd=runs.ROOT,
+                env={**os.environ, "XLA_FLAGS": xla},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return started
+
+
+def finish(started, status=0) -> str:
+    outputs = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [status] * len(started), "\n".join(outputs)
+    return outputs[0]
+
+
+def train(workdir, *, devices=1, processes=1, **fields) -> list[subprocess.Popen]:
+    command = ["-m", "jaxsep.main", *runs.arguments(workdir, train__batch_size=8, **fields)]
+    return launch(*command, devices=devices, processes=processes, flags=True)
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """(devices, processes) -> the folder of what on_devices.py made."""
+    made = {}
+    for devices, processes in ((1, 1), (2, 1), (8, 1), (1, 2)):
+        out = made[devices, processes] = tmp_path_factory.mktemp(f"steps-{devices}-{processes}")
+        finish(launch("tests/on_devices.py", str(out), devices=devices, processes=processes))
+    return made
+
+
+def pieces(folder: Path) -> dict[str, dict[int, dict[str, np.ndarray]]]:
+    """case -> step -> losses, weights, grads (one vector), loss."""
+    found: dict[str, dict[int, dict[str, list[np.ndarray]]]] = {}
+    with np.load(folder / "steps.npz") as stored:
+        for name in stored.files:
+            case, step, what = re.fullmatch(r"(.*) (\d) \['(\w+)'\].*", name).groups()
+            found.setdefault(case, {}).setdefault(int(step), {}).setdefault(what, []).append(stored[name].ravel())
+    return {
+        case: {step: {what: np.concatenate(x) for what, x in values.items()} for step, values in of_case.items()}
+        for case, of_case in found.items()
+    }
+
+
+@pytest.mark.parametrize("where", [(2, 1), (8, 1), (1, 2)], ids=["2 devices", "8 devices", "2 processes"])
+def test_losses_weights_and_gradients_are_those_of_one_device_step_after_step(steps, where):
+    alone, shared = pieces(steps[1, 1]), pieces(steps[where])
+    assert len(alone) == 8
+    for case, of_case in alone.items():
+        assert sorted(of_case) == [0, 1, 2, 3, 4]
+        for step, expected in of_case.items():
+            for what, x in expected.items():
+                distance = np.linalg.norm(shared[case][step][what] - x) / np.linalg.norm(x)
+                assert distance < 1e-5, (case, step, what, distance)
+
+
+def test_a_softmax_on_every_device_would_be_seen(steps):
+    found = pieces(steps[1, 1])["robust"][0]
+    powers = np.exp(0.3 * found["losses"].reshape(2, -1))
+    apart = (powers / powers.sum(1, keepdims=True) / 2).ravel()
+    assert np.linalg.norm(apart - found["weights"]) > 1e-3 * np.linalg.norm(found["weights"])
+
+
+def test_every_process_renders_its_own_mixtures_and_none_is_used_twice(steps):
+    shares = [np.load(steps[1, 2] / f"{process}.npy") for process in (0, 1)]
+    assert [share.size for share in shares] == [64, 64]
+    assert sorted(np.concatenate(shares)) == list(range(128))
+    assert sorted(np.load(steps[8, 1] / "0.npy")) == list(range(128))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run on one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert main(runs.arguments(workdir, train__batch_size=8)) == 0
+    return workdir
+
+
+def assert_same_run(workdir, expected):
+    """The same parameters, records and scores, but for rounding; every source of the test set once."""
+    for x, y in zip(*(jax.tree.leaves(runs.last_state(folder).params) for folder in (workdir, expected)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4 * 1e-3 * 4)  # four steps of at most the learning rate 1e-3
+    for kind, names in (("train", ("loss", "grad_norm", "ess")), ("val", ("combined",)), ("test", ("combined",))):
+        ours, theirs = runs.records(workdir, kind), runs.records(expected, kind)
+        assert [record["step"] for record in ours] == [record["step"] for record in theirs]
+        for name in names:
+            np.testing.assert_allclose([r[name] for r in ours], [r[name] for r in theirs], rtol=1e-4)
+    assert_same_scores(workdir, expected)
+
+
+def assert_same_scores(workdir, expected):
+    ours, theirs = (scores(folder / "evaluation" / "test.csv") for folder in (workdir, expected))
+    assert [row[:3] for row in ours] == [row[:3] for row in theirs]
+    np.testing.assert_allclose([row[3] for row in ours], [row[3] for row in theirs], atol=1e-2)
+
+
+def scores(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return [(row["mixture"], row["slot"], row["class"], float(row["si_sdri_db"])) for row in csv.DictReader(file)]
+
+
+def test_two_processes_train_and_score_as_one(alone, tmp_path):
+    output = finish(train(tmp_path / "run", processes=2))
+    assert "Test set, best epoch" in output
+    assert_same_run(tmp_path / "run", alone)
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
+def test_a_checkpoint_goes_on_with_other_devices(alone, tmp_path, before, after):
+    workdir = tmp_path / "run"
+    finish(train(workdir, devices=before, train__num_epochs=1))
+    assert "going on from step 2, epoch 2" in finish(train(workdir, devices=after))
+    for x, y in zip(*(jax.tree.leaves(runs.last_state(folder).params) for folder in (workdir, alone)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4 * 1e-3 * 4)
+
+
+def wait_for(path: Path, text: str, started) -> None:
+    deadline = time.monotonic() + 120
+    while not (path.exists() and text in path.read_text()):
+        assert all(process.poll() is None for process in started), finish(started)
+        assert time.monotonic() < deadline, f"no {text} in {path}"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("told", [(0, 1), (1,)], ids=["all", "one"])
+def test_sigterm_stops_every_process_after_the_same_step(tmp_path, told):
+    """Also where only a process that writes no file is told."""
+    workdir = tmp_path / "run"
+    long = {"train__num_epochs": 50, "train__log_every": 1}
+    started = train(workdir, processes=2, **long)
+    wait_for(workdir / "metrics.jsonl", '"step": 3,', started)
+    for process in told:
+        started[process].send_signal(signal.SIGTERM)
+    output = finish(started, status=143)
+    step = int(re.search(r"SIGTERM: saved at step (\d+); the same command goes on from here", output)[1])
+    assert int(runs.last_state(workdir).step) == step
+    assert not (workdir / "summary.json").exists()
+
+
+def test_killed_at_any_time_a_run_ends_as_one_that_was_not(tmp_path):
+    fields = {"train__num_epochs": 4, "train__checkpoint_minutes": 1e-9}
+    finish(train(tmp_path / "undisturbed", processes=2, **fields))
+    workdir = tmp_path / "run"
+    rng = np.random.default_rng(0)
+    for _ in range(KILLS):
+        started = train(workdir, processes=2, **fields)
+        time.sleep(rng.uniform(4, 14))
+        for process in started:
+            process.kill()
+        for process in started:
+            process.communicate()
+    finish(train(workdir, processes=2, **fields))
+    for x, y in zip(
+        *(jax.tree.leaves(runs.last_state(tmp_path / name)) for name in ("run", "undisturbed")), strict=True
+    ):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):
+    output = finish(train(tmp_path / "run", devices=3), status=2)
+    assert "error: train.batch_size is 8, it must be a multiple of the 3 devices that share it, such as 9" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_stops_every_process(tmp_path):
+    started = train(tmp_path / "run", processes=2, train__best_metric="loudness")
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [2, 2], outputs
+    assert "error: train.best_metric is 'loudness'" in outputs[0]
+    assert "stopped: another process could not go on" in outputs[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--processes", "2"], "--coordinator HOST:PORT, --processes N and --process I go together"),
+        (
+            ["--coordinator", "localhost:1", "--processes", "2", "--process", "2"],
+            "--process is 2, it must be from 0 to 1, below --processes",
+        ),
+    ],
+)
+def test_half_said_flags_are_refused(tmp_path, capsys, flags, message):
+    assert main([*runs.arguments(tmp_path / "run"), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+SRUN = """#!/usr/bin/env bash
+# Two tasks on this machine, as SLURM would start them.
+shift
+export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" & second=$!
+trap 'kill -TERM $first $second' TERM
+wait $first; status=$?
+while kill -0 $first 2>/dev/null; do wait $first; status=$?; done
+wait $second
+exit $status
+"""
+
+
+def test_the_slurm_script_starts_a_process_for_every_task_and_queues_again(alone, tmp_path):
+    if not (runs.ROOT / ".venv").exists():
+        pytest.skip("no .venv: launch/slurm.sbatch would install one, which is for launch/test.sh to do")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "srun").write_text(SRUN)
+    (tools / "scontrol").write_text(f'#!/usr/bin/env bash\necho "$@" >>{tmp_path}/scontrol.log\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    workdir = tmp_path / "run"
+    with socket.socket() as free:  # JAX makes the coordinator's port of the job's number
+        free.bind(("localhost", 0))
+        job = str(free.getsockname()[1])
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": job,
+        "SLURM_SUBMIT_DIR": str(runs.ROOT),
+    }
+
+    def submit(**fields):
+        command = ["bash", str(runs.ROOT / "launch" / "slurm.sbatch")]
+        command += runs.arguments(workdir, train__batch_size=8, **fields)
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    job = submit(train__log_every=1)
+    wait_for(workdir / "metrics.jsonl", '"step": 1,', [job])
+    children = subprocess.run(
+        ["pgrep", "-P", str(job.pid), "-f", "srun"], capture_output=True, text=True
+    ).stdout.split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    assert "SIGTERM: saved at step" in finish([job], status=143)
+    assert (tmp_path / "scontrol.log").read_text() == f"requeue {environment['SLURM_JOB_ID']}\n"
+    assert "going on from step" in finish([submit()])
+    assert_same_scores(workdir, alone)
