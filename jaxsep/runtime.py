@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -50,16 +51,21 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     Raises:
       SettingsError: only some are given, or they do not fit.
     """
-    given = (coordinator, processes, process)
-    if given == (None, None, None):
+    if (coordinator, processes, process) == (None, None, None):
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-            jax.distributed.initialize()
+            _initialize()
         return
     if coordinator is None or processes is None or process is None or ":" not in coordinator:
         raise SettingsError("--coordinator HOST:PORT, --processes N and --process I go together")
     if not 0 <= process < processes:
         raise SettingsError(f"--process is {process}, it must be from 0 to {processes - 1}, below --processes")
-    jax.distributed.initialize(coordinator, processes, process)
+    _initialize(coordinator, processes, process)
+
+
+def _initialize(*where: Any) -> None:
+    # The first process may decode recordings for an hour while the others wait; one that died is found by its heartbeat.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_timeout_seconds=86400".strip()
+    jax.distributed.initialize(*where)
 
 
 def _keep_freed_memory() -> None:

@@ -35,6 +35,7 @@ class Devices:
         self.axis = "data" if self.count > 1 else None
         self._mesh = Mesh(np.array(devices), ("data",))
         self._mine = [n for n, device in enumerate(devices) if device.process_index == jax.process_index()]
+        self.tell(None)  # processes find one another now, when all have just come here: that alone has half a minute
 
     def round_up(self, batch_size: int) -> int:
         """The smallest batch of at least batch_size examples that the devices can share."""
