@@ -1,6 +1,7 @@
 """The report on finished runs through its command: grouping, numbers, files, mistakes."""
 
 import csv
+import dataclasses
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import soundfile
 from slim import CORPORA, GROUPS, MIXTURES, NAMES, ROOT, edit, recipe, slim_run
 
 from jaxsep import report
-from jaxsep.evaluation import curves, experiments, figures
+from jaxsep.evaluation import curves, experiments, figures, report_compare
 from jaxsep.evaluation.markdown import markdown, table_text
 from jaxsep.evaluation.players import chosen_runs, read_excerpts
 from jaxsep.evaluation.report_sections import about
@@ -128,6 +129,35 @@ def test_differences_on_the_same_mixtures(made):
     assert float(seeds["low_db"]) < float(seeds["difference_db"]) < float(seeds["high_db"])
     assert "| -1.00 | [-1.00, -1.00] | lower |" in re.sub(" +", " ", made.text)
     assert "robust α=0.1 against uniform: lower: mean, 1 %, 5 %, 10 %" in made.text
+
+
+def test_differences_seed_by_seed(made):
+    """Student's t of the paired differences of the last epochs' means."""
+    folders = [made.root / f"{name}-{seed}" for name in ("uniform", "biased") for seed in (0, 1)]
+    (experiment,) = experiments.group(read_runs(folders))
+    moved = tuple(
+        dataclasses.replace(
+            run,
+            metrics={
+                **run.metrics,
+                "test": [
+                    {**record, **{name: record[name] + change for name in ("speech", "combined")}}
+                    for record in run.metrics["test"]
+                ],
+            },
+        )
+        for run, change in zip(experiment.reference.runs, (0.2, 0.4), strict=True)
+    )
+    other = dataclasses.replace(experiment.conditions[1], runs=moved)
+    pair = dataclasses.replace(experiment, conditions=(experiment.reference, other))
+    table, csv_file = report_compare.by_seed(pair)
+    found = {row[1]: row[2:] for row in csv_file.rows}
+    half = 12.706 * np.std([0.2, 0.4], ddof=1) / np.sqrt(2)
+    assert found["speech"] == pytest.approx([2, 0.3, 0.3 - half, 0.3 + half])
+    assert found["environment"] == pytest.approx([2, 0, 0, 0], abs=1e-9)
+    assert table.rows[0][1] == f"+0.30 [{0.3 - half:.2f}, {0.3 + half:.2f}]"
+    single = dataclasses.replace(other, runs=other.runs[:1])
+    assert report_compare.by_seed(dataclasses.replace(pair, conditions=(experiment.reference, single))) is None
 
 
 def test_differences_by_class_group_and_combination(made):

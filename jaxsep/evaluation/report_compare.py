@@ -6,11 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxsep.evaluation.compare import LEAST_MIXTURES, STATISTICS, Design, Difference, Resampled, difference, resample
+from jaxsep.evaluation.curves import last_test_means
 from jaxsep.evaluation.experiments import Condition, Experiment
 from jaxsep.evaluation.report_tables import Csv, note, number, scores
 from jaxsep.evaluation.sections import Table
 
 _ENDS = 10  # combinations of classes shown at either end
+# 97.5 % quantiles of Student's t with 1 to 20 degrees of freedom; more are given the last.
+_T975 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+)
 
 
 @dataclass(frozen=True)
@@ -194,3 +200,41 @@ def _ends(order: Sequence[int]) -> list[int]:
 def _shown(shown: int, total: int) -> str:
     which = f"The {_ENDS} most improved and the {_ENDS} worst of the" if shown < total else "The"
     return f"{which} {total} combinations of classes in at least {LEAST_MIXTURES} mixtures, the most improved first."
+
+
+def by_seed(experiment: Experiment) -> tuple[Table, Csv] | None:
+    """Differences of the means after the last epochs, runs of one seed paired, with Student's t over the seeds; None where no
+    condition shares two seeds with the reference. What the choice of a best epoch adds to the noise is not in it."""
+    names = [*experiment.corpora, "combined"] if len(experiment.corpora) > 1 else ["combined"]
+    reference = {run.config["seed"]: run for run in experiment.reference.runs}
+    rows, raw = [], []
+    for condition in experiment.conditions[1:]:
+        pairs = [(run, reference[run.config["seed"]]) for run in condition.runs if run.config["seed"] in reference]
+        if len(pairs) < 2:
+            continue
+        found = np.array([[last_test_means([run], names).mean(axis=0) for run in pair] for pair in pairs])
+        differences = found[:, 0] - found[:, 1]
+        means = differences.mean(axis=0)
+        half = _T975[min(len(pairs) - 1, len(_T975)) - 1] * differences.std(axis=0, ddof=1) / np.sqrt(len(pairs))
+        cells = []
+        for name, mean, width in zip(names, means, half, strict=True):
+            verdict = "higher" if mean > width else "lower" if mean < -width else ""
+            cells.append(f"{number(mean, '+.2f')} [{number(mean - width)}, {number(mean + width)}] {verdict}".strip())
+            raw.append([condition.label, name, len(pairs), float(mean), float(mean - width), float(mean + width)])
+        rows.append([condition.label, *cells, str(len(pairs))])
+    if not rows:
+        return None
+    label = experiment.reference.label
+    return (
+        Table(
+            f"Mean after the last epochs against {label}, seed by seed (dB){experiment.flag}",
+            ["mean test SI-SDRi", *(f"{name}: difference" for name in names), "seeds"],
+            rows,
+            note(
+                experiment,
+                "Means over the test evaluations after the last epochs of a run, differences of runs with the same seed, and "
+                "their 95 % interval by Student's t over the seeds.",
+            ),
+        ),
+        Csv(f"{experiment.slug}-seeds", ["condition", "corpus", "seeds", "difference_db", "low_db", "high_db"], raw),
+    )

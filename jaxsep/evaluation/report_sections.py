@@ -135,7 +135,11 @@ def comparison(experiment: Experiment) -> Part:
     if not mixed:
         text.append("No combination of classes is mixed often enough to be shown; the CSV file has them all.")
     title = f"{experiment.title}: compared with {experiment.reference.label}{experiment.flag}"
-    return part(title, text, [*tables, by_class, *mixed], [csv, class_csv, mixed_csv], [])
+    csvs = [csv, class_csv, mixed_csv]
+    if (seeds := report_compare.by_seed(experiment)) is not None:
+        tables.append(seeds[0])
+        csvs.append(seeds[1])
+    return part(title, text, [*tables, by_class, *mixed], csvs, [])
 
 
 def input_snr(experiment: Experiment, style: Styles) -> Part:
