@@ -18,6 +18,7 @@ from jaxsep.benchmark.machine import machine
 from jaxsep.benchmark.processes import OURS, Worker, WorkerError, measure_afresh, measure_in_turn
 from jaxsep.benchmark.rows import peer_rows
 from jaxsep.benchmark.table import Row, Summary, table
+from jaxsep.training.state import init_params
 
 FOLDER = ROOT / "jaxsep" / "benchmark"
 
@@ -194,7 +195,9 @@ def test_the_table_is_aligned():
 def test_a_step_of_any_network_is_timed_and_compiled_apart(quickly):
     network = {**TINY.original, "dtype": "bfloat16", "remat": True}
     repeat, facts = worker.build(cases.case("train", "original", network, 2, 0.25))
-    assert facts.keys() == {"trace_seconds", "compile_seconds"}
+    assert facts.keys() == {"trace_seconds", "compile_seconds", "parameters"}
+    module = models.create("original", **network)
+    assert facts["parameters"] == models.count_params(init_params(module, 2000, 0))
     assert repeat().keys() == repeat().keys() == {"seconds"}
 
 
