@@ -32,9 +32,8 @@ def loud(losses, class_ids, epoch, *, batch=None):
 def cases():
     """Name -> (weighting, whether it is a network, granularity, examples per pass of the whole batch)."""
     return {
-        "network robust": (weighting.robust(0.3), True, "example", 0),
-        "network class_bias in parts": (weighting.class_bias(np.array([0.0, 1.0, 3.0])), True, "source", 8),
-        "robust": (weighting.robust(0.3), False, "source", 0),
+        "network": (weighting.robust(0.3), True, "source", 0),
+        "class_bias": (weighting.class_bias(np.array([0.0, 1.0, 3.0])), False, "source", 0),
         "robust in parts": (weighting.robust(0.3), False, "example", 8),
         "cvar in parts": (weighting.cvar(0.3), False, "source", 8),
         "group_dro": (weighting.group_dro([0, 1, 1], step_size=0.1), False, "source", 0),
