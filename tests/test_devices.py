@@ -185,17 +185,22 @@ def test_sigterm_stops_every_process_after_the_same_step(tmp_path):
 
 
 def test_killed_at_any_time_a_run_ends_as_one_that_was_not(tmp_path):
-    fields = {"train__num_epochs": 3, "train__checkpoint_minutes": 1e-9}
+    fields = {"train__num_epochs": 15 * KILLS, "train__checkpoint_minutes": 1e-9}
     finish(train(tmp_path / "undisturbed", processes=2, **fields))
-    workdir = tmp_path / "run"
-    rng = np.random.default_rng(0)
+    workdir, rng, reached = tmp_path / "run", np.random.default_rng(0), [0]
     for _ in range(KILLS):
         started = train(workdir, processes=2, **fields)
-        time.sleep(rng.uniform(4, 14))
+        if not reached[-1]:
+            wait_for(workdir / "metrics.jsonl", '"step": 2,', started)
+        time.sleep(rng.uniform(0, 10))
         for process in started:
             process.kill()
         for process in started:
             process.communicate()
+        assert not (workdir / "summary.json").exists()
+        reached.append(int(runs.last_state(workdir).step))
+    print("saved steps found after each kill:", reached[1:])
+    assert sorted(reached) == reached
     finish(train(workdir, processes=2, **fields))
     for x, y in zip(
         *(jax.tree.leaves(runs.last_state(tmp_path / name)) for name in ("run", "undisturbed")), strict=True
