@@ -188,11 +188,11 @@ def test_killed_at_any_time_a_run_ends_as_one_that_was_not(tmp_path):
     fields = {"train__num_epochs": 15 * KILLS, "train__checkpoint_minutes": 1e-9}
     finish(train(tmp_path / "undisturbed", processes=2, **fields))
     workdir, rng, reached = tmp_path / "run", np.random.default_rng(0), [0]
-    for _ in range(KILLS):
+    for number in range(KILLS):
         started = train(workdir, processes=2, **fields)
-        if not reached[-1]:
-            wait_for(workdir / "metrics.jsonl", '"step": 2,', started)
-        time.sleep(rng.uniform(0, 10))
+        if number % 2 == 0:  # among steps and saves; the others while it starts
+            wait_for(workdir / "metrics.jsonl", f'"step": {reached[-1] // 2 * 2 + 4},', started)
+        time.sleep(rng.uniform(0, 2 if number % 2 == 0 else 10))
         for process in started:
             process.kill()
         for process in started:
@@ -200,6 +200,7 @@ def test_killed_at_any_time_a_run_ends_as_one_that_was_not(tmp_path):
         assert not (workdir / "summary.json").exists()
         reached.append(int(runs.last_state(workdir).step))
     print("saved steps found after each kill:", reached[1:])
+    assert reached[0] < reached[1]
     assert sorted(reached) == reached
     finish(train(workdir, processes=2, **fields))
     for x, y in zip(
