@@ -2,8 +2,9 @@
 
 Where a mesh axis is named, the functions run inside `jax.shard_map`, on each device's own examples of the batch. Devices
 exchange two messages a step, whatever the number of parts: the losses, with what else there is for each example, and, when the
-weights are known, the sum of the gradient as one vector. The second waits for the first: no two are ever under way, which CPU
-collectives (gloo) could confuse.
+weights are known, the sum of the gradient as one vector. The second waits for the first, so that the two are never under way
+together, which CPU collectives (gloo) could confuse. A weighting that looks at other entries of the batch than class_ids adds a
+message for each, which does not wait.
 """
 
 from collections.abc import Callable
