@@ -63,6 +63,7 @@ def get_config(scale: str = "paper") -> ConfigDict:
     train.init_from = ""  # start from the parameters of a run, a model bundle or a published .pt file
     train.checkpoint_minutes = 10.0  # min, longest time between checkpoints
     train.log_every = 50  # steps per line of metrics.jsonl
+    train.max_skipped = 10  # steps in a row whose loss or gradient is no finite number (skipped) before the run stops
     train.workers = 1  # threads that render mixtures
 
     weighting = config.weighting = ConfigDict()

@@ -2,12 +2,15 @@
 
     python -m jaxsep.main --config configs/class_bias.py[:demo|:cpu|:paper] [--workdir DIR] [--config.field=value …]
     python -m jaxsep.main --mode evaluate --workdir DIR [--config.data.speech_root=… …]
+    python -m jaxsep.main --mode replay --workdir DIR
 
 All devices share every batch. Of several machines each runs the command, with --coordinator HOST:PORT --processes N
 --process I, or as a task of a SLURM step (launch/slurm.sbatch).
 
-A run started again in its folder goes on where it was. Exit status: 0 done, 2 a mistake in the command, the configuration
-or the data, 130 and 143 interrupted by Ctrl-C and SIGTERM, saved.
+A run started again in its folder goes on where it was. Replay takes the steps again that were skipped, because their loss or
+gradient was no number, and shows which mixtures do it. Exit status: 0 done, 1 the run cannot go on (disk full, checkpoints
+damaged, too many steps skipped), 2 a mistake in the command, the configuration or the data, 130 and 143 interrupted by Ctrl-C
+and SIGTERM, saved.
 """
 
 import argparse
@@ -20,7 +23,9 @@ from jaxsep.data.audio import DataError
 from jaxsep.inference.bundle import BundleError
 from jaxsep.settings import SettingsError
 from jaxsep.training import experiment
+from jaxsep.training.checkpoint import RunError
 from jaxsep.training.devices import ElsewhereError
+from jaxsep.training.folder import read_config
 from jaxsep.training.run import Interrupted
 
 
@@ -32,10 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
-    parser.add_argument(
-        "--config", metavar="FILE[:SCALE]", help="for --mode train; --mode evaluate takes the run's own"
-    )
+    parser.add_argument("--mode", choices=("train", "evaluate", "replay"), default="train")
+    parser.add_argument("--config", metavar="FILE[:SCALE]", help="for --mode train; the others take the run's own")
     parser.add_argument("--workdir", type=Path, help="the run's folder; default: runs/CONFIG-SCALE")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
     parser.add_argument("--processes", type=int, metavar="N", help="of several processes: how many there are")
@@ -43,12 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, overrides = parser.parse_known_args(argv)
     try:
         runtime.join(arguments.coordinator, arguments.processes, arguments.process)
-        if arguments.mode == "evaluate":
+        if arguments.mode != "train":
             if arguments.workdir is None or arguments.config is not None:
-                parser.error("--mode evaluate takes --workdir, a finished run, and no --config: it has its own")
-            experiment.evaluate_run(
-                settings.override(experiment.read_config(arguments.workdir), overrides), arguments.workdir
-            )
+                parser.error(
+                    f"--mode {arguments.mode} takes --workdir, a run's folder, and no --config: it has its own"
+                )
+            config = settings.override(read_config(arguments.workdir), overrides)
+            work = experiment.evaluate_run if arguments.mode == "evaluate" else experiment.replay_run
+            work(config, arguments.workdir)
         else:
             if arguments.config is None:
                 parser.error("--config is missing, such as --config configs/class_bias.py")
@@ -60,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SettingsError, DataError, BundleError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except ElsewhereError as error:
         print(error, file=sys.stderr)
         return 2

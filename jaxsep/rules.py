@@ -164,6 +164,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.init_from": _text(),
     "train.checkpoint_minutes": _above_zero(),
     "train.log_every": _whole(1),
+    "train.max_skipped": _whole(1),
     "train.workers": _whole(1),
     "weighting.name": _one_of(*FACTORS, "product"),
     "weighting.factors": (

@@ -22,8 +22,8 @@ def configure() -> None:
     Compiled programs are kept in `compilation_cache()`, so that a second run starts at once. JAX's own settings have
     the last word: JAX_COMPILATION_CACHE_DIR=DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false switches it off.
 
-    XLA's CPU code may use vectors of 512 bits where the processor has them; an XLA_FLAGS that says otherwise is left
-    alone.
+    XLA's CPU code may use vectors of 512 bits where the processor has them, and on a GPU only operations that give the same
+    result every time are used; an XLA_FLAGS that says otherwise is left alone.
 
     On a CPU, a program runs in the thread that calls it, and with glibc memory that is freed stays with the process: a
     training step finds the gigabyte that the last one used, instead of being given it anew, page by page (but for what now
@@ -32,8 +32,9 @@ def configure() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_prefer_vector_width" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
+    wanted = {"xla_cpu_prefer_vector_width": "512", "xla_gpu_deterministic_ops": "true"}
+    added = [f"--{name}={value}" for name, value in wanted.items() if name not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *added])
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # other threads' memory cannot be kept (glibc's arenas)
     chosen = any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ)
     if platform.libc_ver()[0] == "glibc" and not chosen:

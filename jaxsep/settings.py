@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "train.micro_batch",
     "train.checkpoint_minutes",
     "train.log_every",
+    "train.max_skipped",
     "train.workers",
     "model.remat",
     "evaluation.batch_size",

@@ -13,7 +13,7 @@ atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # As the commands do (`jaxsep.runtime`): a run in a process of its own and one in this process are compared bit for bit.
-os.environ["XLA_FLAGS"] = "--xla_cpu_prefer_vector_width=512"
+os.environ["XLA_FLAGS"] = "--xla_cpu_prefer_vector_width=512 --xla_gpu_deterministic_ops=true"
 
 import jax  # noqa: E402  the settings above are read on import
 import pytest  # noqa: E402

@@ -9,7 +9,7 @@ import numpy as np
 from jaxsep import models
 from jaxsep.training.build import build
 from jaxsep.training.devices import Devices
-from jaxsep.training.experiment import read_config
+from jaxsep.training.folder import read_config
 from jaxsep.training.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ ALLOWED = {
     "benchmark": {"objective", "models", "data", "training", "runtime", "__version__"},
 }
 # The files where a configuration becomes plain arguments; they also write the model bundle and read the settings.
-CONFIGURED = {"training/build.py", "training/run.py", "training/experiment.py"}
+CONFIGURED = {"training/build.py", "training/folder.py", "training/run.py", "training/experiment.py"}
 
 
 def imports(path: Path) -> list[str]:

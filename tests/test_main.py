@@ -34,7 +34,7 @@ def refused(tmp_path, capsys, monkeypatch, tree):
     def compiled(*_, **__):
         pytest.fail("a training step was made before the mistake was found")
 
-    monkeypatch.setattr("jaxsep.training.run.make_train_step", compiled)
+    monkeypatch.setattr("jaxsep.training.build.make_train_step", compiled)
 
     def run(config: str = "class_bias.py", **fields) -> str:
         roots = {"data__speech_root": tree / "speech", "data__environment_root": tree / "environment"}

@@ -35,15 +35,17 @@ def test_compiled_programs_are_kept_in_the_cache(tmp_path):
     folder, flags, files = shown(tmp_path)
     assert folder.startswith(str(tmp_path / "compiled"))
     assert files > 0
-    assert flags == "--xla_cpu_prefer_vector_width=512"
+    assert flags == "--xla_cpu_prefer_vector_width=512 --xla_gpu_deterministic_ops=true"
 
 
 def test_the_users_own_settings_have_the_last_word(tmp_path):
     folder, flags, _ = shown(
-        tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"), XLA_FLAGS="--xla_cpu_prefer_vector_width=256"
+        tmp_path,
+        JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"),
+        XLA_FLAGS="--xla_gpu_deterministic_ops=false --xla_cpu_prefer_vector_width=256",
     )
     assert folder == str(tmp_path / "mine")
-    assert flags == "--xla_cpu_prefer_vector_width=256"
+    assert flags == "--xla_gpu_deterministic_ops=false --xla_cpu_prefer_vector_width=256"
 
 
 def test_the_cache_can_be_switched_off(tmp_path):

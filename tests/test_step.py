@@ -199,6 +199,29 @@ def test_a_weighting_with_memory_is_carried_in_the_state():
     assert int(state.weighting) == 3
 
 
+@pytest.mark.parametrize("micro_batch", [0, 3], ids=["whole", "in parts"])
+@pytest.mark.parametrize("weigh", [weighting.robust(0.1), weighting.cvar(0.5), weighting.group_dro(np.array([0, 1]))])
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e30], ids=["NaN", "infinity", "a gradient beyond float32"])
+def test_a_step_without_numbers_changes_nothing_but_the_count(weigh, micro_batch, number):
+    tx = make_optimizer(0.05, clip_norm=5.0)
+    options = {"micro_batch": micro_batch, "ema_decay": 0.5}
+    step = jax.jit(make_train_step(squared_errors, weigh, tx, **options))
+    start, _ = step(create_state(fresh(), tx, weighting=weigh, ema=True), BATCH, 0)
+    broken = dict(BATCH, x=np.array(X))
+    broken["x"][5, 1] = number
+    after, metrics = step(start, broken, 0)
+    assert metrics["skipped"] == 1.0
+    assert not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]))
+    assert int(after.step) == 2
+    for (path, kept), before in zip(
+        jax.tree.leaves_with_path(dataclasses.replace(after, step=start.step)), jax.tree.leaves(start), strict=True
+    ):
+        np.testing.assert_array_equal(kept, before, err_msg=jax.tree_util.keystr(path))
+    onward, metrics = step(after, BATCH, 0)
+    assert metrics["skipped"] == 0.0
+    assert np.any(onward.params["w"] != start.params["w"])
+
+
 def test_weights_without_mass_are_counted():
     _, metrics = one_gradient(lambda losses, class_ids, epoch, *, batch=None: jnp.zeros_like(losses))
     assert metrics["no_mass"] == 1.0

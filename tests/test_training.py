@@ -17,7 +17,7 @@ import jaxsep
 from jaxsep.main import main
 from jaxsep.training.build import build, fresh_params
 from jaxsep.training.checkpoint import has_checkpoint
-from jaxsep.training.experiment import read_config
+from jaxsep.training.folder import read_config
 
 
 @pytest.fixture(scope="module", autouse=True)

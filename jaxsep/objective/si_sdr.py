@@ -21,6 +21,7 @@ and homogeneous, so that neither the value nor the direction of the gradient dep
 | s silent or constant                        | −100 dB                  | zero                            |
 | both silent or constant                     | −100 dB                  | zero                            |
 | T = 1 (a single sample is its own mean)     | −100 dB                  | zero                            |
+| NaN or infinity in either                   | NaN                      | NaN                             |
 | integers, float16, bfloat16                 | computed in float32      | in the input's type             |
 
 A signal counts as silent when what is left of it after the mean is removed is no more than the rounding of that mean.
@@ -108,7 +109,7 @@ def _unit(signals: jax.Array, zero_mean: bool) -> tuple[jax.Array, jax.Array]:
         signals = signals - mean
         signals = signals - jnp.mean(signals, axis=-1, keepdims=True)  # what rounding left of a large offset
     rms = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(signals)), axis=-1, keepdims=True))
-    sounds = rms > rounding
+    sounds = ~(rms <= rounding)  # NaN is not silence: it must reach the result
     scale = jnp.where(sounds, rms, 1.0) * jnp.sqrt(float(max(signals.shape[-1], 1)))
     return jnp.where(sounds, signals / scale, 0.0), sounds[..., 0]
 

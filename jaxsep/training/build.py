@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from jaxsep import models, rules
@@ -16,8 +17,11 @@ from jaxsep.inference.bundle import check_params, load_bundle
 from jaxsep.models import torch_import
 from jaxsep.objective import weighting as weightings
 from jaxsep.settings import SettingsError
+from jaxsep.training.accumulate import LossFn
+from jaxsep.training.devices import Devices
 from jaxsep.training.sets import Sets, open_sets
-from jaxsep.training.state import init_params, make_schedule
+from jaxsep.training.state import TrainState, create_state, init_params, make_optimizer, make_schedule
+from jaxsep.training.step import make_train_step, separation_loss_fn
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,42 @@ def _factor(name: str, config: ConfigDict, sets: Sets) -> Any:
     return made[name]()
 
 
+def build_step(parts: Parts, devices: Devices) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+    """The optimiser, and (state, batch, epoch) -> (state, metrics), not yet jitted."""
+    config, corpora = parts.config, parts.sets.table.corpora
+    # What is frozen is what a loss free of the mean cannot see.
+    frozen = getattr(parts.module, "FROZEN", ()) if config.loss.zero_mean else ()
+    tx = make_optimizer(parts.schedule, clip_norm=config.train.clip_norm, frozen=frozen)
+    step = make_train_step(
+        build_loss(parts),
+        parts.weighting,
+        tx,
+        has_aux=True,
+        ema_decay=config.train.ema_decay,
+        micro_batch=config.train.micro_batch // devices.count,
+        axis=devices.axis,
+        members={name: np.array(corpora) == name for name in set(corpora)},
+    )
+    return tx, step
+
+
+def build_loss(parts: Parts) -> LossFn:
+    """(params, batch) -> (losses, metrics)."""
+    config = parts.config
+    return separation_loss_fn(
+        parts.module.apply,
+        granularity=config.weighting.granularity,
+        improvement=config.loss.improvement,
+        zero_mean=config.loss.zero_mean,
+    )
+
+
+def fresh_state(parts: Parts, tx: optax.GradientTransformation, params: Any = None) -> TrainState:
+    """The state at step 0, from params, or from those that config.seed gives."""
+    start = fresh_params(parts) if params is None else params
+    return create_state(start, tx, weighting=parts.weighting, ema=parts.config.train.ema_decay > 0)
+
+
 def fresh_params(parts: Parts) -> Any:
     """Parameters drawn from config.seed."""
     return init_params(parts.module, parts.sets.num_samples, parts.config.seed)
@@ -166,4 +206,8 @@ def params_to_start_from(parts: Parts) -> Any:
         check_params(params, expected, origin)
     except (OSError, ValueError) as error:
         raise SettingsError(f"train.init_from: {error}") from error
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not np.isfinite(leaf).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise SettingsError(f"train.init_from: {origin}: {name} holds NaN or infinite numbers; all must be finite")
     return params

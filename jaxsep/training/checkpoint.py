@@ -1,6 +1,20 @@
-"""Checkpoints with orbax: the last and the best, each with the progress that goes with it."""
+"""Checkpoints: orbax writes the arrays, a manifest of checksums says whether they are still what was written.
 
+A checkpoint is a folder
+
+    state/          the training state, whole arrays (orbax)
+    progress.json   where the run stands
+    manifest.json   size and SHA-256 of each of these files
+
+written under another name, flushed to disk and renamed: one that has its name is complete. The manifest is checked before orbax
+reads anything.
+"""
+
+import hashlib
+import json
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,53 +25,154 @@ import orbax.checkpoint as ocp
 from jaxsep.training.state import TrainState
 
 logging.getLogger("absl").setLevel(logging.WARNING)  # orbax reports every save at INFO
+STATE, PROGRESS, MANIFEST = "state", "progress.json", "manifest.json"
+
+
+class RunError(Exception):
+    """A run cannot go on, and the configuration is not to blame: its folder cannot be written or read, or its losses are no
+    numbers any more. The message says what is safe and what to do."""
 
 
 class Checkpoints:
-    """`folder/last` and `folder/best`, one checkpoint in each; the first process's alone. A save is written beside the one
-    before and renamed when complete, so that a kill at any moment leaves a whole one. What is saved is whole arrays: how many
-    devices made them, or go on from them, is of no matter."""
+    """`folder/last/N` and `folder/best/N`, N counting saves; the first process's alone. The one before the newest is kept.
+
+    What is saved is whole arrays: how many devices made them, or go on from them, is of no matter.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._managers = {name: _manager(folder / name) for name in ("last", "best")}
+        self._folder = folder
 
     def save(self, name: str, state: TrainState, progress: dict[str, Any]) -> None:
-        """Write state and progress (JSON data) as the checkpoint `name`, 'last' or 'best'; the one before goes after that."""
-        manager = self._managers[name]
-        number = (manager.latest_step() or 0) + 1  # of the save: a step may be saved twice, before and after validation
-        arguments = {
-            "state": ocp.args.StandardSave(vars(jax.device_get(state))),
-            "progress": ocp.args.JsonSave(progress),
-        }
-        manager.save(number, args=ocp.args.Composite(**arguments))
-        manager.wait_until_finished()
+        """Write state and progress (JSON data) as the newest checkpoint `name`, 'last' or 'best'.
+
+        Raises:
+          RunError: it cannot be written, or holds what is no number; those before are as they were.
+        """
+        saved = _saves(self._folder / name)
+        write_checkpoint(self._folder / name / str(max(saved, default=0) + 1), state, progress)
+        for number in sorted(saved)[:-1]:  # the one before stays, in case that the newest gets damaged
+            shutil.rmtree(self._folder / name / str(number), ignore_errors=True)
 
     def restore(self, name: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The checkpoint `name` as (state, progress), or None where there is none. like: a state of the same structure."""
-        manager = self._managers[name]
-        number = manager.latest_step()
-        if number is None:
-            return None
-        abstract = jax.tree.map(np.empty_like, vars(like))
-        arguments = {"state": ocp.args.StandardRestore(abstract), "progress": ocp.args.JsonRestore()}
-        restored = manager.restore(number, args=ocp.args.Composite(**arguments))
-        return TrainState(**restored["state"]), restored["progress"]
+        """The newest checkpoint `name` that is sound, as (state, progress), or None where none was ever complete.
 
-    def close(self) -> None:
-        for manager in self._managers.values():
-            manager.close()
+        A damaged one is said, and set aside as N.damaged. like: a state of the same structure.
+
+        Raises:
+          RunError: all are damaged.
+        """
+        place, problems = self._folder / name, []
+        for number in sorted(_saves(place), reverse=True):
+            try:
+                found = read_checkpoint(place / str(number), like)
+            except RunError as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                print(f"warning: {problem}; going on from the one before, {place / str(number)}", flush=True)
+            for damaged in [other for other in _saves(place) if other > number]:
+                aside = place / f"{damaged}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(place / str(damaged), aside)
+            return found
+        if problems:
+            raise RunError(f"{'; '.join(problems)}. None is left: a run without {self._folder} starts anew")
+        return None
 
 
 def has_checkpoint(folder: Path, name: str) -> bool:
-    """Whether there is a complete checkpoint `name` in folder; one that a kill cut short has a longer name."""
-    place = folder / name
-    return place.is_dir() and any(entry.name.isdigit() for entry in place.iterdir())
+    """Whether a checkpoint `name` was ever complete in folder; one that a kill cut short has a longer name."""
+    return bool(_saves(folder / name))
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
+def write_checkpoint(folder: Path, state: TrainState, progress: dict[str, Any]) -> None:
+    """Write a checkpoint that becomes `folder`, which is not there yet, or nothing.
+
+    Raises:
+      RunError: it cannot be written, or a number in the state is not finite.
+    """
+    tree = vars(jax.device_get(state))
+    for path, leaf in jax.tree.leaves_with_path({**tree, "weighting": ()}):
+        if not np.isfinite(leaf).all():
+            raise RunError(
+                f"{folder}: not written, {jax.tree_util.keystr(path)} holds what is no finite number; a smaller "
+                f"train.learning_rate may help, and the checkpoint before is as it was"
+            )
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        with _orbax() as checkpointer:
+            checkpointer.save(partial.absolute() / STATE, args=ocp.args.StandardSave(tree))
+        (partial / PROGRESS).write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")
+        files = {name: _checksum(partial / name, flush=True) for name in _files(partial)}
+        (partial / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
+        _checksum(partial / MANIFEST, flush=True)
+        os.replace(partial, folder)
+        _flush(folder.parent)
+    except Exception as error:  # a full disk comes out of orbax as one of several errors
+        reason = " ".join(str(error).split())
+        raise RunError(f"{folder}: cannot be written ({reason:.300}); the checkpoint before is as it was") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_checkpoint(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """State and progress of a checkpoint.
+
+    Args:
+      like: a state of the same structure.
+
+    Raises:
+      RunError: a file is missing, is not listed, or is not what was written.
+    """
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = _files(folder) - {MANIFEST}
+        if not isinstance(listed, dict) or listed.keys() != found:
+            odd = sorted(found ^ set(listed)) if isinstance(listed, dict) else [MANIFEST]
+            raise ValueError(f"{odd[0]} is missing or not in {MANIFEST}")
+        for name in sorted(found):
+            if _checksum(folder / name) != listed[name]:
+                raise ValueError(f"{name} is not what was written")
+        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{folder} is damaged ({error})") from error
+    abstract = jax.tree.map(np.empty_like, vars(like))
+    try:
+        with _orbax() as checkpointer:
+            tree = checkpointer.restore(folder.absolute() / STATE, args=ocp.args.StandardRestore(abstract))
+    except Exception as error:  # what is there is what was written, so it is of another network or another version
+        reason = " ".join(str(error).split())
+        raise RunError(f"{folder} does not fit this run ({reason:.300})") from error
+    return TrainState(**tree), progress
+
+
+def _orbax() -> ocp.Checkpointer:
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
-    folder.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=1, create=False, enable_async_checkpointing=False, multiprocessing_options=alone
-    )
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _saves(place: Path) -> list[int]:
+    return [int(entry.name) for entry in place.iterdir() if entry.name.isdecimal()] if place.is_dir() else []
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _checksum(path: Path, *, flush: bool = False) -> dict[str, Any]:
+    """Size and SHA-256 of a file, which is flushed to disk first where asked."""
+    with open(path, "rb") as stream:
+        if flush:
+            os.fsync(stream.fileno())
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _flush(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

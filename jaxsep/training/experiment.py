@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxsep
-from jaxsep import models, rules, settings
-from jaxsep.data.audio import write_wav
-from jaxsep.data.packing import atomic_file
+from jaxsep import models, rules
+from jaxsep.data.audio import DataError, write_wav
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
 from jaxsep.evaluation.statistics import average, summarise_alone
 from jaxsep.evaluation.tables import distribution_table, write_csv
-from jaxsep.inference.bundle import load_bundle, save_bundle
+from jaxsep.inference.bundle import BundleError, load_bundle, save_bundle
 from jaxsep.settings import SettingsError
+from jaxsep.training import skipped
 from jaxsep.training.build import Parts, build, build_sets, params_to_start_from
-from jaxsep.training.checkpoint import has_checkpoint
+from jaxsep.training.checkpoint import RunError, has_checkpoint
 from jaxsep.training.devices import Devices
+from jaxsep.training.folder import check_unchanged, claim, finished, write_text
 from jaxsep.training.run import Interrupted, Run, Stop, score
+
+SAFE = "what was saved before is as it was, and the same command goes on from there"
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -32,18 +37,29 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises:
       SettingsError, DataError: before anything is compiled or written.
+      RunError: the folder cannot be written or read, or too many steps were skipped; what was saved before is intact.
       Interrupted: a signal arrived; the run is saved.
       ElsewhereError: another process cannot go on.
     """
     devices = Devices()
     parts = devices.in_turn(lambda: build(config, devices=devices.count))
-    params, done = devices.in_turn(lambda: begin(parts, workdir) if devices.first else (None, None))
-    done = devices.tell(done)
-    if done is None:
+    with ExitStack() as held:
+        params, done = devices.in_turn(lambda: begin(parts, workdir, held) if devices.first else (None, None))
+        done = devices.tell(done)
+        if done is None:
+            done = fit_and_conclude(parts, workdir, devices, params)
+    if devices.first:
+        print(report(done, workdir))
+    return done
+
+
+def fit_and_conclude(parts: Parts, workdir: Path, devices: Devices, params: Any) -> dict[str, Any]:
+    """The run from where it stands to its end; the content of summary.json."""
+    try:
         run = Run(parts, workdir, devices, params)
         try:
             run.fit()
-            done = conclude(run)
+            return conclude(run)
         except Interrupted as interruption:
             step = int(run.state.step)
             if devices.first:
@@ -51,57 +67,22 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             raise
         finally:
             run.close()
-    if devices.first:
-        print(report(done, workdir))
-    return done
+    except OSError as error:
+        reason = f"{error.filename or workdir}: {error.strerror or error}"
+        raise RunError(f"{reason}; {SAFE}") from error
+    except (DataError, BundleError) as error:  # all data are open by now: these are of writing
+        raise RunError(f"{error}; {SAFE}") from error
 
 
-def begin(parts: Parts, workdir: Path) -> tuple[Any, dict[str, Any] | None]:
-    """The folder made this run's: the parameters to start from, None for fresh or saved ones, and the summary of a run that is
-    finished."""
+def begin(parts: Parts, workdir: Path, held: ExitStack) -> tuple[Any, dict[str, Any] | None]:
+    """The folder made this run's as long as `held` is open: the parameters to start from, None for fresh or saved ones, and
+    the summary of a run that is finished."""
     params = None if has_checkpoint(workdir / "checkpoints", "last") else params_to_start_from(parts)
-    claim(workdir, parts)
+    claim(workdir, parts, held)
     done = finished(workdir, parts.config)
     if done is None:
         announce(parts, workdir)
     return params, done
-
-
-def claim(workdir: Path, parts: Parts) -> None:
-    """Make workdir this run's: write its config.json and recipes, or find them to be the same run's."""
-    saved = workdir / "config.json"
-    if saved.exists():
-        different = settings.differences(read_config(workdir), parts.config)
-        if different:
-            raise SettingsError(f"--workdir {workdir} holds another run: {'; '.join(different)}; use another folder")
-    elif workdir.is_dir() and any(workdir.iterdir()):
-        raise SettingsError(
-            f"--workdir {workdir} is neither empty nor a run's folder (no config.json); use another folder"
-        )
-    parts.sets.check_recipes(workdir / "recipes")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_text(saved, settings.to_json(parts.config))
-        parts.sets.save_recipes(workdir / "recipes")
-    except OSError as error:
-        raise SettingsError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """The configuration in a run's folder."""
-    try:
-        return settings.from_json((workdir / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder") from error
-
-
-def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """summary.json of a run that has nothing left to do, or None."""
-    path = workdir / "summary.json"
-    if not path.exists():
-        return None
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    return summary if summary["num_epochs"] == config.train.num_epochs else None
 
 
 def announce(parts: Parts, workdir: Path) -> None:
@@ -118,9 +99,9 @@ def conclude(run: Run) -> dict[str, Any]:
     """Score best and last on the test set; the first process writes tables, excerpts, model and summary.json."""
     parts, workdir, progress = run.parts, run.workdir, run.progress
     config, table, data = parts.config, parts.sets.table, parts.sets.kind
-    best = run.params("best")
+    best, chosen = run.params("best")
     scored = {split: run.score(best, split) for split in ("val", "test")}
-    last = progress.tests.get(str(progress.epoch - 1)) or run.score(run.params("last"), "test")[1]
+    last = progress.tests.get(str(progress.epoch - 1)) or run.score(run.params("last")[0], "test")[1]
     if not run.devices.first:
         return {}
     params = jax.device_get(best)
@@ -141,9 +122,10 @@ def conclude(run: Run) -> dict[str, Any]:
             "epochs": progress.epoch,
             "steps": int(run.state.step),
             "seconds": round(progress.seconds, 1),
+            "skipped": progress.skipped,
             "parameters": models.count_params(params),
         },
-        "best": {"epoch": progress.best_epoch + 1, "metric": config.train.best_metric, "value": progress.best},
+        "best": {"epoch": chosen.best_epoch + 1, "metric": config.train.best_metric, "value": chosen.best},
         **results,
     }
     if recent := run.recent_tests():
@@ -175,7 +157,8 @@ def describe(rows: Rows, summaries: dict[str, Any]) -> dict[str, Any]:
 
 def write_excerpts(parts: Parts, params: Any, rows: Rows, folder: Path) -> None:
     """The audio of test mixtures from the worst to the best: PLACE-RANK-mixtureINDEX/{mixture,sourceN-CLASS,estimateN}.wav."""
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier end of this run
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     apply_fn = jax.jit(parts.module.apply)
     names, rate = parts.sets.table.names, parts.sets.sample_rate
     padded = parts.sets.padded_lengths("test")
@@ -192,10 +175,12 @@ def write_excerpts(parts: Parts, params: Any, rows: Rows, folder: Path) -> None:
             signals[f"estimate{n + 1}"] = estimates[n]
         # One gain for all files of a mixture: they stay comparable, and none clips.
         gain = 0.9 / max(1e-9, *(float(np.abs(signal).max()) for signal in signals.values()))
-        target = folder / f"{place}-mixture{index}"
+        target = partial / f"{place}-mixture{index}"
         target.mkdir(parents=True, exist_ok=True)
         for name, signal in signals.items():
             write_wav(target / f"{name}.wav", gain * signal, rate)
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier end of this run
+    os.replace(partial, folder)
 
 
 def report(summary: dict[str, Any], workdir: Path) -> str:
@@ -226,9 +211,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     devices = Devices()
     rules.validate(config)
-    changed = [name for name in settings.differences(read_config(workdir), config) if not name.startswith("data.")]
-    if changed:
-        raise SettingsError(f"--mode evaluate takes only other data and evaluation.batch_size, not {changed[0]}")
+    check_unchanged(config, workdir, "evaluate")
     module, params, description = load_bundle(workdir, trust=config.model.family)
     if config.data.sample_rate != description["sample_rate"]:
         raise SettingsError(
@@ -262,7 +245,17 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return summary
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with atomic_file(path) as stream:
-        stream.write(text.encode())
+def replay_run(config: ConfigDict, workdir: Path) -> None:
+    """Take the skipped steps of a run again that it kept, and print which mixtures give no numbers; config is the run's, with
+    the recordings elsewhere perhaps.
+
+    Raises:
+      SettingsError, DataError: naming what does not fit, also recordings that are not the run's.
+      RunError: what was kept of a step is damaged.
+    """
+    devices = Devices()
+    if jax.process_count() > 1:
+        raise SettingsError(f"--mode replay takes one process, there are {jax.process_count()}")
+    check_unchanged(config, workdir, "replay")
+    if not skipped.replay(build(config, devices=devices.count), workdir, devices):
+        print(f"{workdir}: no step was skipped: there is nothing to replay")

@@ -15,8 +15,8 @@ from jaxsep.data.packing import atomic_file
 class Journal:
     """Appends records to workdir/metrics.jsonl and the numbers in them to workdir/tensorboard.
 
-    A record is one line of JSON: {"kind": "train" | "val" | "test", "data": …, "step": …, NAME: number, …}. On opening, what
-    was written after the checkpoint that the run goes on from is cut off.
+    A record is one line of JSON: {"kind": "train" | "val" | "test" | "skipped", "data": …, "step": …, NAME: number, …}. On
+    opening, what was written after the checkpoint that the run goes on from is cut off.
 
     Args:
       workdir: the run's folder.
@@ -39,9 +39,7 @@ class Journal:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._curves is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._curves.add_scalar(f"{kind}/{name}", value, step)
+            self._curves.add({f"{kind}/{name}": x for name, x in values.items() if isinstance(x, int | float)}, step)
 
     def close(self) -> None:
         self._file.close()
@@ -56,7 +54,8 @@ def _cut(path: Path, step: int, epoch: int) -> None:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-            before = record["step"] <= step and (record["kind"] == "train" or record["epoch"] < epoch)
+            among_steps = record["kind"] in ("train", "skipped")
+            before = record["step"] <= step and (among_steps or record["epoch"] < epoch)
         except (ValueError, KeyError, TypeError):
             continue  # a kill in the middle of a write leaves half a line
         if before:
@@ -65,17 +64,45 @@ def _cut(path: Path, step: int, epoch: int) -> None:
         stream.write("".join(kept).encode())
 
 
-def _curves(folder: Path, step: int, say: Any) -> Any:
+class _Curves:
+    """TensorBoard's event file, written where it is called: tensorboardX's SummaryWriter has a thread for that, which a full
+    disk ends, and then the run waits for it without end."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        files, self._summary, self._protocol = (
+            importlib.import_module(f"tensorboardX.{name}")
+            for name in ("event_file_writer", "summary", "proto.event_pb2")
+        )
+        folder.mkdir(exist_ok=True)
+        self._file = files.EventsWriter(
+            str(folder / "events"), f".{time.time_ns()}"
+        )  # two runs within a second, two files
+        start = self._protocol.SessionLog(status=self._protocol.SessionLog.START)
+        self._write(step + 1, session_log=start)  # what an earlier process wrote from this step on is void
+
+    def add(self, numbers: dict[str, float], step: int) -> None:
+        for name, number in numbers.items():
+            self._write(step, summary=self._summary.scalar(name, number))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._protocol.Event(wall_time=time.time(), step=step, **content))
+
+
+def _curves(folder: Path, step: int, say: Any) -> _Curves | None:
     try:
-        writer = importlib.import_module("tensorboardX").SummaryWriter
+        return _Curves(folder, step)
     except ImportError:
         say("no TensorBoard curves: pip install 'jaxsep[report]' brings them; metrics.jsonl has all numbers")
         return None
-    return writer(str(folder), purge_step=step + 1)
 
 
 class Window:
-    """Metrics of the steps since the last record, kept on the device until they are asked for."""
+    """Metrics of the steps since the last record, kept on the device until they are asked for. Those of a skipped step are no
+    numbers: of it, only that it was skipped counts."""
 
     def __init__(self, pending: list[dict[str, float]] | None = None) -> None:
         self._pending: list[dict[str, Any]] = list(pending or [])
@@ -85,19 +112,23 @@ class Window:
 
     def add(self, metrics: dict[str, jax.Array], *, examples: int, waited: float) -> None:
         """One step: its metrics, its number of examples and the seconds it waited for them."""
-        if self._pending:
-            jax.block_until_ready(self._pending[-1])  # the queue of steps stays one deep, and the clock honest
         self._pending.append(metrics)
         self._examples += examples
         self._waited += waited
 
     def pending(self) -> list[dict[str, float]]:
         """JSON data to go on from after a restart."""
-        return [{name: float(value) for name, value in metrics.items()} for metrics in jax.device_get(self._pending)]
+        steps = [{name: float(value) for name, value in metrics.items()} for metrics in jax.device_get(self._pending)]
+        return [{"skipped": 1.0} if step["skipped"] else step for step in steps]
 
     def means(self) -> dict[str, float]:
-        """Means over the window, examples per second and the share of time spent waiting for data."""
+        """Means over the window, the number of steps skipped, examples per second and the share of time spent waiting for
+        data; {} where all steps were skipped."""
         steps = self.pending()
+        taken = [step for step in steps if not step["skipped"]]
+        if not taken:
+            return {}
         seconds = max(time.monotonic() - self._start, 1e-9)
-        means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
-        return {**means, "examples_per_s": self._examples / seconds, "wait_share": self._waited / seconds}
+        means = {name: float(np.mean([step[name] for step in taken])) for name in taken[0]}
+        means |= {"skipped": len(steps) - len(taken), "examples_per_s": self._examples / seconds}
+        return {**means, "wait_share": self._waited / seconds}

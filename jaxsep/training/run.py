@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from jaxsep.evaluation.evaluate import Rows, evaluate, make_eval_step
 from jaxsep.evaluation.statistics import metric, summarise_rows
-from jaxsep.training.build import Parts, fresh_params
-from jaxsep.training.checkpoint import Checkpoints
+from jaxsep.training import skipped
+from jaxsep.training.build import Parts, build_step, fresh_state
+from jaxsep.training.checkpoint import Checkpoints, RunError
 from jaxsep.training.devices import Devices
 from jaxsep.training.journal import Journal, Window
 from jaxsep.training.sets import Sets
-from jaxsep.training.state import TrainState, create_state, make_optimizer
-from jaxsep.training.step import make_train_step, separation_loss_fn
+from jaxsep.training.state import TrainState
 
 
 class Interrupted(Exception):
@@ -66,7 +66,8 @@ class Progress:
     """Where a run stands, as JSON data in every checkpoint.
 
     epoch, step: the next batch, step within the epoch. best, best_epoch: the best validation so far (index from 0, -1: none).
-    seconds: of training. pending: metrics since the last record. tests: epoch -> summaries of the test set after it.
+    seconds: of training. pending: metrics since the last record. tests: epoch -> summaries of the test set after it. skipped:
+    steps whose loss or gradient was no number.
     """
 
     epoch: int = 0
@@ -76,12 +77,17 @@ class Progress:
     seconds: float = 0.0
     pending: list[dict[str, float]] = field(default_factory=list)
     tests: dict[str, Any] = field(default_factory=dict)
+    skipped: int = 0
 
 
 def score(
     sets: Sets, devices: Devices, eval_step: Callable[..., Any], params: Any, split: str, batch_size: int, stop: Stop
 ) -> tuple[Rows, dict[str, Any]]:
-    """Rows and summaries of all of 'val' or 'test', in every process; answers signals between batches."""
+    """Rows and summaries of all of 'val' or 'test', in every process; answers signals between batches.
+
+    Raises:
+      RunError: the network gives no numbers for some mixture.
+    """
     shared = devices.round_up(batch_size)
 
     def watched() -> Iterator[dict[str, Any]]:
@@ -91,6 +97,11 @@ def score(
             yield batch
 
     rows = evaluate(eval_step, params, watched())
+    odd = np.unique(rows["index"][~np.isfinite(rows["si_sdr"])])
+    if odd.size:
+        raise RunError(
+            f"the network gives no finite SI-SDR for {odd.size} mixtures of {split}, such as number {odd[0]}"
+        )
     return rows, summarise_rows(rows, sets.table.names, sets.table.corpora)
 
 
@@ -112,11 +123,8 @@ class Run:
     def __init__(self, parts: Parts, workdir: Path, devices: Devices, params: Any = None) -> None:
         config = parts.config
         self.parts, self.workdir, self.devices, self.stop = parts, workdir, devices, Stop(devices)
-        # What is frozen is what a loss free of the mean cannot see.
-        frozen = getattr(parts.module, "FROZEN", ()) if config.loss.zero_mean else ()
-        self.tx = make_optimizer(parts.schedule, clip_norm=config.train.clip_norm, frozen=frozen)
-        start = fresh_params(parts) if params is None else params
-        fresh = create_state(start, self.tx, weighting=parts.weighting, ema=config.train.ema_decay > 0)
+        tx, self.step = build_step(parts, devices)
+        fresh = fresh_state(parts, tx, params)
         self.checkpoints = Checkpoints(workdir / "checkpoints") if devices.first else None
         self.state, progress = self.restore("last", fresh) or (devices.copy(fresh), {})
         self.progress = Progress(**progress)
@@ -126,12 +134,12 @@ class Run:
         self.journal = Journal(workdir, step=step, epoch=epoch, data=parts.sets.kind) if devices.first else None
         self.window = Window(self.progress.pending)
         self.eval_step = devices.eval_step(make_eval_step(parts.module.apply, zero_mean=config.loss.zero_mean))
+        self.in_a_row = 0  # skipped steps since the last that was not
         self.saved_at = time.monotonic()
 
     def close(self) -> None:
-        for file in (self.journal, self.checkpoints):
-            if file is not None:
-                file.close()
+        if self.journal is not None:
+            self.journal.close()
         self.stop.close()
 
     def say(self, line: str) -> None:
@@ -159,12 +167,12 @@ class Run:
         self.saved_at = now
         self.checkpoints.save(name, self.state, vars(self.progress))
 
-    def params(self, name: str) -> Any:
-        """The parameters to evaluate of the checkpoint 'last' or 'best'."""
+    def params(self, name: str) -> tuple[Any, Progress]:
+        """The parameters to evaluate of the checkpoint 'last' or 'best', and where the run stood."""
         restored = self.restore(name, self.state)
         if restored is None:
-            raise FileNotFoundError(f"{self.workdir}/checkpoints/{name} is missing")
-        return restored[0].eval_params
+            raise RunError(f"{self.workdir}/checkpoints/{name} is missing; a run without checkpoints/ starts anew")
+        return restored[0].eval_params, Progress(**restored[1])
 
     def score(self, params: Any, split: str) -> tuple[Rows, dict[str, Any]]:
         """Rows and summaries of all of 'val' or 'test'."""
@@ -178,7 +186,7 @@ class Run:
           Interrupted: a signal arrived; everything up to it is saved.
         """
         config, progress = self.parts.config, self.progress
-        train_step = self.devices.train_step(self.train_step())
+        train_step = self.devices.train_step(self.step)
         begun, done_before = time.monotonic(), progress.epoch
         try:
             while progress.epoch < config.train.num_epochs and not self.out_of_patience():
@@ -200,26 +208,6 @@ class Run:
         """Whether the last `patience` epochs brought nothing better."""
         patience = self.parts.config.train.patience
         return patience > 0 and self.progress.epoch - 1 - self.progress.best_epoch >= patience
-
-    def train_step(self) -> Callable[..., Any]:
-        """(state, batch, epoch) -> (state, metrics), not yet jitted."""
-        config, corpora = self.parts.config, self.parts.sets.table.corpora
-        loss_fn = separation_loss_fn(
-            self.parts.module.apply,
-            granularity=config.weighting.granularity,
-            improvement=config.loss.improvement,
-            zero_mean=config.loss.zero_mean,
-        )
-        return make_train_step(
-            loss_fn,
-            self.parts.weighting,
-            self.tx,
-            has_aux=True,
-            ema_decay=config.train.ema_decay,
-            micro_batch=config.train.micro_batch // self.devices.count,
-            axis=self.devices.axis,
-            members={name: np.array(corpora) == name for name in set(corpora)},
-        )
 
     def train_epoch(self, train_step: Callable[..., Any]) -> None:
         """The rest of the current epoch; saves when due."""
@@ -245,16 +233,36 @@ class Run:
                 waited = time.monotonic() - asked
                 _, _, batch = upcoming
                 self.state, metrics = train_step(self.state, batch, np.int32(progress.epoch))
+                lost = bool(
+                    metrics["skipped"]
+                )  # waits for the step: the next one must not change the state that lost it
                 self.window.add(metrics, examples=size, waited=waited)
                 progress.step += 1
+                if lost:
+                    self.note_skipped()
+                self.in_a_row = self.in_a_row + 1 if lost else 0
                 bar.update(size)
                 self.log(bar)
+                if self.in_a_row >= train.max_skipped:
+                    self.save()
+                    raise RunError(skipped.too_many(self.workdir, self.in_a_row))
                 self.stop.check()
                 if time.monotonic() - self.saved_at > 60 * train.checkpoint_minutes:
                     self.save()
         finally:
             bar.close()
             batches.close()  # type: ignore[attr-defined]
+
+    def note_skipped(self) -> None:
+        """Count and log the step just taken, whose loss or gradient was no number, and keep what replays it."""
+        progress, train = self.progress, self.parts.config.train
+        progress.skipped += 1
+        place = skipped.Place(progress.epoch, progress.step - 1)
+        first = place.step * train.batch_size
+        self.record("skipped", step=int(self.state.step), first_mixture=first, mixtures=train.batch_size)
+        if self.journal is not None:
+            line = skipped.keep(self.workdir, self.parts, self.state, place, progress.skipped)
+            tqdm.write(line, file=sys.stderr)
 
     def log(self, bar: Any) -> None:
         """Write and show the means of the last steps, every train.log_every steps and at the end of an epoch."""
@@ -263,6 +271,8 @@ class Run:
             return
         values = self.window.means()
         self.window = Window()
+        if not values:
+            return
         rate = float(self.parts.schedule(step - 1))
         self.record("train", step=step, learning_rate=rate, **values)
         bar.set_postfix_str(f"loss {values['loss']:.2f}, SI-SDRi {values['si_sdri']:.2f} dB", refresh=False)

@@ -3,6 +3,7 @@
 update = Σ_i p_i · ∇L_i
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,8 +51,9 @@ def make_train_step(
 
     Returns:
       step(state, batch, epoch) -> (state, metrics): loss (Σ p·L), grad_norm (global norm before clipping), no_mass (1.0 where
-      the weighting left no mass, so that the weights were uniform), what the weights were (`weight_statistics`, and
-      weight_NAME of members), and loss_fn's own.
+      the weighting left no mass, so that the weights were uniform), skipped, what the weights were (`weight_statistics`, and
+      weight_NAME of members), and loss_fn's own. skipped is 1.0 where loss or grad_norm is not finite: of such a step nothing
+      stays in the state but that it was one.
     """
     streamed = micro_batch > 0 and getattr(weighting, "per_loss", False)
 
@@ -74,10 +76,13 @@ def make_train_step(
         ema = state.ema
         if ema_decay:
             ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+        grad_norm = optax.tree.norm(found.grads)
+        finite = jnp.isfinite(found.loss) & jnp.isfinite(grad_norm)
         metrics = {
             "loss": found.loss,
-            "grad_norm": optax.tree.norm(found.grads),
+            "grad_norm": grad_norm,
             "no_mass": found.no_mass.astype(jnp.float32),
+            "skipped": 1.0 - finite.astype(jnp.float32),
             **weight_statistics(found.weights),
             **{
                 f"weight_{name}": mean_weight(found.weights, found.batch["class_ids"], chosen)
@@ -85,7 +90,9 @@ def make_train_step(
             },
             **{name: _mean(value) for name, value in found.aux.items()},
         }
-        return TrainState(state.step + 1, params, opt_state, ema, found.memory), metrics
+        after = TrainState(state.step + 1, params, opt_state, ema, found.memory)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return dataclasses.replace(kept, step=after.step), metrics
 
     return step
 

@@ -1,0 +1,93 @@
+"""A run's folder: whose it is, what was run in it, and whether that is finished."""
+
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxsep import settings
+from jaxsep.data.packing import atomic_file
+from jaxsep.settings import SettingsError
+from jaxsep.training.build import Parts
+
+
+def claim(workdir: Path, parts: Parts, held: ExitStack) -> None:
+    """Make workdir this run's: lock it, write its config.json and recipes, or find them to be the same run's."""
+    saved = workdir / "config.json"
+    if saved.exists():
+        different = settings.differences(read_config(workdir), parts.config)
+        if different:
+            raise SettingsError(f"--workdir {workdir} holds another run: {'; '.join(different)}; use another folder")
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise SettingsError(
+            f"--workdir {workdir} is neither empty nor a run's folder (no config.json); use another folder"
+        )
+    parts.sets.check_recipes(workdir / "recipes")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(workdir))
+        write_text(saved, settings.to_json(parts.config))
+        parts.sets.save_recipes(workdir / "recipes")
+    except OSError as error:
+        raise SettingsError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder; the system lets it go when the process ends, however it ends.
+
+    Raises:
+      SettingsError: another run has it.
+    """
+    with open(workdir / "lock", "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            owner = lock.read(200).strip()
+            raise SettingsError(
+                f"--workdir {workdir}: another run is at work there ({owner}); wait for it, or use another folder"
+            ) from error
+        except OSError as error:  # a network disk without locks
+            print(f"warning: {workdir} cannot be locked ({error.strerror}): keep other runs out", file=sys.stderr)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        lock.flush()
+        yield
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The configuration in a run's folder."""
+    try:
+        return settings.from_json((workdir / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder") from error
+
+
+def check_unchanged(config: ConfigDict, workdir: Path, mode: str) -> None:
+    """Raise SettingsError where config differs from the run's own in more than the place of the data."""
+    changed = [name for name in settings.differences(read_config(workdir), config) if not name.startswith("data.")]
+    if changed:
+        raise SettingsError(f"--mode {mode} takes only other data and evaluation.batch_size, not {changed[0]}")
+
+
+def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """summary.json of a run that has nothing left to do, or None."""
+    path = workdir / "summary.json"
+    if not path.exists():
+        return None
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    return summary if summary["num_epochs"] == config.train.num_epochs else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
