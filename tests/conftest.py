@@ -23,6 +23,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = Path(os.environ.get("JAXSEP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+@pytest.fixture(scope="module")
+def pack_cache(tmp_path_factory):
+    """One cache of packed corpora for all runs of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXSEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
     """Numbers computed with the authors' released code."""

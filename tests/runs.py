@@ -68,6 +68,12 @@ def summary(workdir: Path) -> dict:
     return json.loads((workdir / "summary.json").read_text())
 
 
+def assert_same(state, other):
+    """Equal bit for bit, leaf by leaf."""
+    for (path, leaf), twin in zip(jax.tree.leaves_with_path(state), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(leaf, twin, err_msg=jax.tree_util.keystr(path))
+
+
 def last_state(workdir: Path):
     """The state in checkpoints/last of a run."""
     run = Run(build(read_config(workdir)), workdir, Devices())

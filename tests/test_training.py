@@ -1,7 +1,6 @@
 """Whole runs on real files in real processes: interrupted, killed, extended, started from models, on premixed sets."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from runs import ROOT, arguments, last_state, records, summary
+from runs import ROOT, arguments, assert_same, last_state, records, summary
 
 import jaxsep
 from jaxsep.main import main
@@ -19,35 +18,15 @@ from jaxsep.training.build import build, fresh_params
 from jaxsep.training.checkpoint import has_checkpoint
 from jaxsep.training.folder import read_config
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """One cache of packed corpora for all runs."""
-    before = os.environ.get("JAXSEP_CACHE")
-    os.environ["JAXSEP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["JAXSEP_CACHE"]
-    else:
-        os.environ["JAXSEP_CACHE"] = before
+pytestmark = pytest.mark.usefixtures("pack_cache")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, pack_cache):
     """An undisturbed run of two epochs, with a moving average."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     assert main(arguments(workdir, train__ema_decay=0.9)) == 0
     return workdir
-
-
-def assert_same(state, other):
-    for path, leaf in jax.tree.leaves_with_path(state):
-        twin = other
-        for key in path:
-            twin = (
-                getattr(twin, key.name) if hasattr(key, "name") else twin[key.key if hasattr(key, "key") else key.idx]
-            )
-        np.testing.assert_array_equal(leaf, twin, err_msg=jax.tree_util.keystr(path))
 
 
 def test_a_run_leaves_what_the_design_says(finished):

@@ -24,8 +24,9 @@ import orbax.checkpoint as ocp
 
 from jaxsep.training.state import TrainState
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # orbax reports every save at INFO
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every save, and what it also raises
 STATE, PROGRESS, MANIFEST = "state", "progress.json", "manifest.json"
+SPARE_BYTES = 1_000_000  # what a checkpoint takes beside its numbers, generously
 
 
 class RunError(Exception):
@@ -100,8 +101,11 @@ def write_checkpoint(folder: Path, state: TrainState, progress: dict[str, Any]) 
             )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + SPARE_BYTES
     try:
         partial.mkdir(parents=True)
+        if (free := shutil.disk_usage(partial).free) < needed:  # orbax would find out amid a page of tracebacks
+            raise OSError(f"it takes up to {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free")
         with _orbax() as checkpointer:
             checkpointer.save(partial.absolute() / STATE, args=ocp.args.StandardSave(tree))
         (partial / PROGRESS).write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")
