@@ -1,0 +1,63 @@
+"""A training of many epochs in one process: memory, open files and threads stay what they were.
+
+JAXSEP_SOAK_MINUTES=15 bash launch/test.sh -m slow -n 0 -s tests/faults/test_soak.py
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import ROOT, arguments, records
+
+MINUTES = float(os.environ.get("JAXSEP_SOAK_MINUTES", "15"))
+FIRST_MINUTES = min(2.0, MINUTES / 4)  # of compiling, and of caches that fill
+
+
+def measure(process) -> dict[str, float]:
+    place = Path("/proc") / str(process)
+    status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
+    return {
+        "memory (MB)": int(status["VmRSS"].split()[0]) / 1e3,
+        "open files": len(list((place / "fd").iterdir())),
+        "threads": int(status["Threads"]),
+    }
+
+
+@pytest.mark.slow
+def test_memory_files_and_threads_do_not_grow(tmp_path, pack_cache):
+    """Epochs of 2 s with validation, checkpoints and records at every step: what a week has, in a quarter of an hour."""
+    workdir = tmp_path / "run"
+    words = arguments(
+        workdir, train__num_epochs=10**6, train__log_every=1, train__checkpoint_minutes=0.05, train__workers=2
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxsep.main", *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    seen = []
+    try:
+        begun = time.monotonic()
+        while (now := (time.monotonic() - begun) / 60) < MINUTES:
+            time.sleep(5)
+            assert process.poll() is None
+            if now > FIRST_MINUTES:
+                seen.append(measure(process.pid))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 143
+    finally:
+        process.kill()
+        process.wait()
+    validations = len(records(workdir, "val"))
+    checkpoints = max(int(path.name) for path in (workdir / "checkpoints" / "last").iterdir())
+    print(f"\n{MINUTES:g} minutes, {validations} epochs, {checkpoints} checkpoints")
+    for name in seen[0]:
+        values = [one[name] for one in seen]
+        tenth = max(1, len(values) // 10)
+        # What a thread or a file of the moment adds is in both; what grows is in the last tenth alone.
+        start, end = max(values[:tenth]), max(values[-tenth:])
+        print(f"{name:12} {start:8.1f} at the start {end:8.1f} at the end")
+        assert end <= start * 1.05, name
+    assert validations > 10 * MINUTES
