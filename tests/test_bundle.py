@@ -1,5 +1,6 @@
 """Model bundles: what was saved comes back, at any rate and channel count, and nothing else is taken for a model."""
 
+import hashlib
 import json
 import sys
 
@@ -149,6 +150,8 @@ def test_damaged_bundles_are_refused_with_their_path(bundle, damage, message):
 
 def test_a_bundle_of_a_run_says_what_it_is(bundle, tmp_path):
     description = load_bundle(bundle[0])[2]
+    digest = hashlib.sha256((bundle[0] / "params.safetensors").read_bytes()).hexdigest()
+    assert description.pop("params_sha256") == digest
     assert description == {
         "format": 1,
         "jaxsep": jaxsep.__version__,
@@ -164,6 +167,7 @@ def test_a_bundle_of_a_run_says_what_it_is(bundle, tmp_path):
 def rewrite(folder, change):
     arrays = safetensors.numpy.load_file(folder / "params.safetensors")
     safetensors.numpy.save_file(change(arrays), folder / "params.safetensors")
+    drop(folder, "params_sha256")  # as older versions wrote it
 
 
 def test_blocks_of_an_older_version_are_stacked(tmp_path):
@@ -202,7 +206,7 @@ def test_a_network_outside_jaxsep_needs_trust(tmp_path, monkeypatch):
     (tmp_path / "their_network.py").write_text(NETWORK)
     monkeypatch.syspath_prepend(tmp_path)
     family, fields = "their_network:Halves", {"num_sources": 2}
-    save_bundle(tmp_path / "theirs", {"scale": np.ones(1)}, family=family, fields=fields, sample_rate=8000, about={})
+    save_bundle(tmp_path / "theirs", {"scale": np.ones(1, np.float32)}, family=family, fields=fields, sample_rate=8000, about={})
     for trust in ("", "their_network:Other", "their_network"):
         with pytest.raises(BundleError, match="--trust their_network:Halves"):
             jaxsep.load(tmp_path / "theirs", trust=trust)

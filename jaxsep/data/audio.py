@@ -13,6 +13,11 @@ import numpy as np
 import soundfile
 import soxr
 
+# Hz; of sound files, corpora and models. Beyond what any recorder takes, and low enough that nothing made of it is huge.
+MAX_SAMPLE_RATE = 1_000_000
+# A sound is not resampled to more than so many times its own rate: a header that says 1 Hz would make a giant of a small file.
+MAX_UPSAMPLING = 200
+
 
 class DataError(ValueError):
     """The data, or a setting about the data, cannot be used as given. The message is one line, made for the user."""

@@ -17,6 +17,7 @@ import safetensors.numpy
 
 import jaxsep
 from jaxsep import models
+from jaxsep.data.audio import MAX_SAMPLE_RATE
 from jaxsep.models import torch_import
 
 FORMAT = 1
@@ -29,7 +30,7 @@ class BundleError(ValueError):
 def save_bundle(
     folder: Path, params: Any, *, family: str, fields: dict[str, Any], sample_rate: int, about: dict[str, Any]
 ) -> None:
-    """Write a bundle, complete or not at all.
+    """Write a bundle, complete or not at all; model.json holds the SHA-256 of params.safetensors, by which damage is found.
 
     Args:
       folder: replaced where it exists.
@@ -38,6 +39,7 @@ def save_bundle(
       sample_rate: Hz, of the audio the model was trained on.
       about: JSON data for people: class names, training summary.
     """
+    content = safetensors.numpy.save({name: np.asarray(array) for name, array in flatten(params).items()})
     description = {
         "format": FORMAT,
         "jaxsep": jaxsep.__version__,
@@ -46,11 +48,11 @@ def save_bundle(
         "sample_rate": sample_rate,
         "num_sources": fields["num_sources"],
         "normalisation": "mixture: zero mean, unit standard deviation",
+        "params_sha256": hashlib.sha256(content).hexdigest(),
         **about,
     }
-    arrays = {name: np.asarray(array) for name, array in flatten(params).items()}
     with _written(folder) as partial:
-        safetensors.numpy.save_file(arrays, partial / "params.safetensors")
+        (partial / "params.safetensors").write_bytes(content)
         (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
@@ -116,21 +118,32 @@ def load_bundle(folder: str | os.PathLike, *, trust: str = "") -> tuple[Any, Any
         module = models.create(family, **description["fields"])
     except (TypeError, ValueError) as error:
         raise BundleError(f"{folder}/model.json: {error}") from error
-    origin = folder / "params.safetensors"
     try:
-        arrays = safetensors.numpy.load_file(origin)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise BundleError(f"{origin}: cannot be read: {error!r}") from error
-    expected = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
-    params = unflatten(stack_blocks(arrays))
-    check_params(params, expected, str(origin))
-    return module, params, description
+        expected = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    except Exception as error:  # fields that do not go together, a trusted network's own code
+        raise BundleError(f"{folder}/model.json: fields make no network ({error!r:.500})") from error
+    origin = folder / "params.safetensors"
+    arrays = stack_blocks(_read_params(origin, description.get("params_sha256")))
+    check_params(arrays, expected, str(origin))
+    return module, unflatten(arrays), description
+
+
+def _read_params(path: Path, digest: Any) -> dict[str, np.ndarray]:
+    """The arrays by name; digest: SHA-256 (hex) that the file must have, None in bundles of older versions."""
+    try:
+        content = path.read_bytes()
+        arrays = safetensors.numpy.load(content)
+    except Exception as error:  # damaged bytes make safetensors and NumPy raise errors of several kinds
+        raise BundleError(f"{path}: cannot be read: {error!r:.500}") from error
+    if digest is not None and digest != hashlib.sha256(content).hexdigest():
+        raise BundleError(f"{path}: is damaged, it is not the file that model.json was written with (SHA-256)")
+    return arrays
 
 
 def find_bundle(folder: str | os.PathLike) -> Path:
     """The folder that holds model.json and params.safetensors: folder, or model/ in it."""
     for place in (Path(folder), Path(folder) / "model"):
-        if (place / "model.json").is_file() and (place / "params.safetensors").is_file():
+        if os.path.isfile(place / "model.json") and os.path.isfile(place / "params.safetensors"):
             return place
     raise BundleError(
         f"{folder}: no trained model here; model.json and params.safetensors must be in it or in its model/, where a run "
@@ -142,7 +155,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     """model.json, checked."""
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: cannot be read: {error}") from error
     if not isinstance(description, dict):
         raise BundleError(f"{path}: is no JSON object")
@@ -156,11 +169,17 @@ def _read_description(path: Path) -> dict[str, Any]:
     if missing:
         raise BundleError(f"{path}: lacks {', '.join(missing)}, which every bundle of format {FORMAT} has")
     for name, kind in needed.items():
-        if not isinstance(description[name], kind):
-            raise BundleError(f"{path}: {name} is {description[name]!r}, it must be of type {kind.__name__}")
-    if description["sample_rate"] < 1:
-        raise BundleError(f"{path}: sample_rate is {description['sample_rate']}, it must be at least 1 Hz")
+        if not isinstance(description[name], kind) or isinstance(description[name], bool):
+            raise BundleError(f"{path}: {name} is {description[name]!r:.80}, it must be of type {kind.__name__}")
+    _check_sample_rate(description["sample_rate"], f"{path}: ")
     return description
+
+
+def _check_sample_rate(sample_rate: int, origin: str = "") -> None:
+    if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
+        raise BundleError(
+            f"{origin}sample_rate is {sample_rate!r:.80}, it must be at least 1 Hz, at most {MAX_SAMPLE_RATE}"
+        )
 
 
 def stack_blocks(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -168,7 +187,7 @@ def stack_blocks(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     found: dict[str, dict[int, np.ndarray]] = {}
     result = {}
     for name, array in arrays.items():
-        if match := re.fullmatch(r"block_(\d+)/(.+)", name):
+        if match := re.fullmatch(r"block_(0|[1-9][0-9]{0,3})/(.+)", name):
             found.setdefault(match[2], {})[int(match[1])] = array
         else:
             result[name] = array
@@ -203,8 +222,7 @@ def import_published(file: str | os.PathLike, folder: Path, *, sample_rate: int)
     Raises:
       BundleError: the file is no such network, or folder cannot be written.
     """
-    if sample_rate < 1:
-        raise BundleError(f"sample_rate is {sample_rate}, it must be at least 1 Hz")
+    _check_sample_rate(sample_rate)
     try:
         module, params = torch_import.from_file(file)
     except OSError as error:
@@ -218,12 +236,14 @@ def import_published(file: str | os.PathLike, folder: Path, *, sample_rate: int)
 
 
 def check_params(params: Any, expected: Any, origin: str) -> None:
-    """Raise BundleError where params are not of the names and shapes of expected."""
-    found = {name: leaf.shape for name, leaf in flatten(params).items()}
-    wanted = {name: leaf.shape for name, leaf in flatten(expected).items()}
+    """Raise BundleError where params are not of the names, shapes and types of expected."""
+    found = {name: (leaf.shape, leaf.dtype) for name, leaf in flatten(params).items()}
+    wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in flatten(expected).items()}
     for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
+        (shape, kind), (right, right_kind) = found.get(name, (None, None)), wanted.get(name, (None, None))
+        if shape != right:
             raise BundleError(
-                f"{origin}: parameter {name} has shape {found.get(name)}, the network has {wanted.get(name)} "
-                f"(None: not there)"
+                f"{origin}: parameter {name} has shape {shape}, the network has {right} (None: not there)"
             )
+        if kind != right_kind:
+            raise BundleError(f"{origin}: parameter {name} is of type {kind}, the network has {right_kind}")

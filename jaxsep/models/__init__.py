@@ -14,6 +14,9 @@ __all__ = ["FAMILIES", "ImprovedSudoRmRf", "SudoRmRf", "count_params", "create"]
 
 FAMILIES: dict[str, type[nn.Module]] = {"original": SudoRmRf, "improved": ImprovedSudoRmRf}
 DTYPES = ("float32", "bfloat16")
+# Bounds of the fields, so that a number out of a damaged or hostile file is refused before a network of its size is traced.
+LARGEST = {"num_blocks": 1000, "upsampling_depth": 16, "num_sources": 64}
+LARGEST_SIZE = 2**20  # of the other fields
 
 
 def create(family: str, **fields: Any) -> nn.Module:
@@ -25,7 +28,7 @@ def create(family: str, **fields: Any) -> nn.Module:
     serves every family.
 
     fields of the first two: out_channels, in_channels, num_blocks, upsampling_depth, enc_num_basis, num_sources,
-    integers ≥ 1; enc_kernel_size (samples), an integer ≥ 2; dtype, 'float32' or 'bfloat16', of what lies between the
+    integers ≥ 1; enc_kernel_size (samples), an integer ≥ 2; all at most LARGEST or LARGEST_SIZE; dtype, 'float32' or 'bfloat16', of what lies between the
     layers and of the matrix products' operands (parameters, norms, sums and estimates are float32 either way); remat, a
     bool, whether the gradient makes what lies inside a block again instead of keeping it. 'original' needs an even
     enc_num_basis (the mask layer gives K + 1 bases for an odd K).
@@ -39,15 +42,15 @@ def create(family: str, **fields: Any) -> nn.Module:
     for name, value in fields.items():
         if name not in legal:
             raise ValueError(f"model.{name} is not a field of family {family!r}; its fields are {', '.join(legal)}")
-        least = 2 if name == "enc_kernel_size" else 1
+        least, most = 2 if name == "enc_kernel_size" else 1, LARGEST.get(name, LARGEST_SIZE)
         if name == "dtype":
             if value not in DTYPES:
                 raise ValueError(f"model.dtype is {value!r}; it must be {' or '.join(map(repr, DTYPES))}")
         elif name == "remat":
             if not isinstance(value, bool):
                 raise ValueError(f"model.remat is {value!r}; it must be True or False")
-        elif isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"model.{name} is {value!r}; it must be an integer of at least {least}")
+        elif isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"model.{name} is {value!r:.80}; it must be an integer of at least {least}, at most {most}")
     if family == "original" and fields.get("enc_num_basis", 0) % 2:
         raise ValueError(f"model.enc_num_basis is {fields['enc_num_basis']}; family 'original' needs an even number")
     return FAMILIES[family](**fields)

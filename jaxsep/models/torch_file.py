@@ -18,8 +18,9 @@ from jaxsep.models.torch_pickle import Shell, Storage, Tensor, UnsafePickleError
 
 __all__ = ["UnsafePickleError", "read_state_dict"]
 
-MAX_PICKLE_BYTES = 64 * 2**20  # the pickle holds names and shapes only: some 10 kB to 1 MB for the authors' networks
+MAX_PICKLE_BYTES = 4 * 2**20  # the pickle holds names and shapes only: some 10 kB to 1 MB for the authors' networks
 MAX_DEPTH = 16  # modules within modules; the authors' networks have 5
+MAX_NAME = 200  # characters; the authors' longest have about 40
 
 
 class _Archive(NamedTuple):
@@ -56,8 +57,12 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as file:
             return _read(file, str(path))
-    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:  # RuntimeError: encrypted or of a newer version
-        raise ValueError(f"{path}: damaged zip archive ({error})") from error
+    except UnsafePickleError:
+        raise
+    except Exception as error:  # damaged bytes make zipfile raise errors of a dozen kinds
+        if isinstance(error, ValueError) and str(error).startswith(f"{path}: "):
+            raise
+        raise ValueError(f"{path}: damaged zip archive ({error!r})") from error
 
 
 def _read(file: zipfile.ZipFile, path: str) -> dict[str, np.ndarray]:
@@ -101,8 +106,8 @@ def _named_tensors(found: Any, path: str) -> dict[str, Tensor]:
 def _walk(shell: Shell, prefix: str, tensors: dict[str, Tensor], seen: set[int], path: str) -> None:
     """Collects the parameters of a module and of those inside it. A module met twice would make the walk as long as
     the file likes."""
-    if id(shell) in seen or prefix.count(".") > MAX_DEPTH:
-        raise ValueError(f"{path}: module {prefix or 'top'!r} holds itself, is met twice or lies too deep")
+    if id(shell) in seen or prefix.count(".") > MAX_DEPTH or len(prefix) > MAX_NAME:
+        raise ValueError(f"{path}: module {prefix[:MAX_NAME] or 'top'!r} holds itself, is met twice or lies too deep")
     seen.add(id(shell))
     for group in ("_parameters", "_buffers", "_modules"):
         members = shell.state.get(group, {})

@@ -52,6 +52,9 @@ def from_state_dict(state_dict: Mapping[str, Any], family: str, **fields: int) -
     if family not in FAMILIES:
         raise ValueError(f"family is {family!r}; weights can be imported for {', '.join(map(repr, FAMILIES))}")
     arrays = {name: np.asarray(value) for name, value in _without_prefix(state_dict).items()}
+    # Without values a shape may be any, and a network of that size would be traced.
+    if empty := [name for name, array in arrays.items() if not array.size]:
+        raise ValueError(f"{empty[0]} has shape {arrays[empty[0]].shape}, no values")
     if family == "original":
         arrays = {name: array for name, array in arrays.items() if name not in UNUSED}
     module = create(family, **{**_derive_fields(arrays, family, set(fields)), **fields})
@@ -91,7 +94,7 @@ def from_file(path: str | PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
                 return from_state_dict(state_dict, family)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-    raise ValueError(f"{path}: neither m.weight (original) nor mask_net.1.weight (improved) among {sorted(names)}")
+    raise ValueError(f"{path}: neither m.weight (original) nor mask_net.1.weight (improved) among {sorted(names)[:50]}")
 
 
 def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -213,7 +213,10 @@ class _Machine:
 
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
-        self.put_global(str(module), str(name))
+        # Text of nested tuples can be as long as the file likes.
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise TypeError("a class whose name is no text")
+        self.put_global(module, name)
 
 
 _CONSTANTS: dict[str, Callable[[], Any]] = {
