@@ -4,6 +4,8 @@
     python -m jaxsep.main --mode evaluate --workdir DIR [--config.data.speech_root=… …]
     python -m jaxsep.main --mode replay --workdir DIR
 
+A run with a network outside jaxsep is evaluated only with --config.model.family=package.module:Class, which allows to run it.
+
 All devices share every batch. Of several machines each runs the command, with --coordinator HOST:PORT --processes N
 --process I, or as a task of a SLURM step (launch/slurm.sbatch).
 
@@ -25,7 +27,6 @@ from jaxsep.settings import SettingsError
 from jaxsep.training import experiment
 from jaxsep.training.checkpoint import RunError
 from jaxsep.training.devices import ElsewhereError
-from jaxsep.training.folder import read_config
 from jaxsep.training.run import Interrupted
 
 
@@ -51,9 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(
                     f"--mode {arguments.mode} takes --workdir, a run's folder, and no --config: it has its own"
                 )
-            config = settings.override(read_config(arguments.workdir), overrides)
             work = experiment.evaluate_run if arguments.mode == "evaluate" else experiment.replay_run
-            work(config, arguments.workdir)
+            work(overrides, arguments.workdir)
         else:
             if arguments.config is None:
                 parser.error("--config is missing, such as --config configs/class_bias.py")

@@ -26,6 +26,7 @@ from jaxsep.data.corpus import prepare
 from jaxsep.data.fetch import PAUSE_SECONDS, FetchError
 from jaxsep.data.open_sets import DOWNLOADS, ROOTS, SOURCES, Source, byte_steps, check_speakers, clear, is_done, obtain
 from jaxsep.data.packing import HEADER, atomic_file, default_cache, say
+from jaxsep.data.reading import read_json
 from jaxsep.prepare import describe
 
 RATE = 8000
@@ -149,10 +150,10 @@ def _existing(path: Path) -> Path:
 
 def _packs(root: Path) -> dict[str, str]:
     try:
-        names = json.loads((root / DOWNLOADS / PACKS).read_text(encoding="utf-8"))
+        names = read_json(root / DOWNLOADS / PACKS)
     except (OSError, ValueError):
         return {}
-    return names if isinstance(names, dict) else {}
+    return {corpus: name for corpus, name in names.items() if isinstance(name, str)} if isinstance(names, dict) else {}
 
 
 def _is_packed(root: Path, cache: Path, corpus: str) -> bool:

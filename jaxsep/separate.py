@@ -144,6 +144,8 @@ def find_recordings(inputs: Sequence[str], output: Path) -> dict[Path, Path]:
     names: dict[Path, Path] = {}  # real path -> the first of its names
     for text in inputs:
         for path, name in _expand(text, output):
+            if ".." in name.parts or not name.parts:
+                raise CommandError(f"{display(path)}: its results would not lie below {display(output)}; rename it")
             if names.setdefault(path.resolve(), name) != name:
                 continue
             other = found.setdefault(name, path)

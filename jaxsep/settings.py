@@ -110,17 +110,20 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """The inverse of `to_json`; lists come back as the tuples they were."""
+    """The inverse of `to_json`; lists come back as the tuples they were. ValueError where the text is no configuration."""
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: tuples(item) for name, item in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}, not the fields of a configuration")
-    return ConfigDict(tuples(content))
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not the fields of a configuration")
+        return ConfigDict(tuples(content))
+    except (RecursionError, KeyError, TypeError, AttributeError) as error:  # names or values that no field can have
+        raise ValueError(f"it holds no configuration: {type(error).__name__}: {error}") from error
 
 
 def differences(saved: ConfigDict, config: ConfigDict) -> list[str]:

@@ -206,7 +206,8 @@ def test_a_network_outside_jaxsep_needs_trust(tmp_path, monkeypatch):
     (tmp_path / "their_network.py").write_text(NETWORK)
     monkeypatch.syspath_prepend(tmp_path)
     family, fields = "their_network:Halves", {"num_sources": 2}
-    save_bundle(tmp_path / "theirs", {"scale": np.ones(1, np.float32)}, family=family, fields=fields, sample_rate=8000, about={})
+    params = {"scale": np.ones(1, np.float32)}
+    save_bundle(tmp_path / "theirs", params, family=family, fields=fields, sample_rate=8000, about={})
     for trust in ("", "their_network:Other", "their_network"):
         with pytest.raises(BundleError, match="--trust their_network:Halves"):
             jaxsep.load(tmp_path / "theirs", trust=trust)

@@ -298,8 +298,9 @@ DAMAGES = [
     ("short index", lambda folder: os.truncate(folder / "index.npz", 900), "index.npz: is damaged"),
     ("pickle", lambda folder: edit_index(folder, lengths=np.array([{}], object)), "index.npz: is damaged"),
     ("lengths", lambda folder: edit_index(folder, lengths=np.array([1, 2])), "does not fit"),
-    ("classes", lambda folder: edit_index(folder, classes=np.full(18, 7)), "does not fit"),
-    ("splits", lambda folder: edit_index(folder, splits=np.full(18, 3)), "does not fit"),
+    ("classes", lambda folder: edit_index(folder, classes=np.full(18, 7, np.int32)), "does not fit"),
+    ("splits", lambda folder: edit_index(folder, splits=np.full(18, 3, np.int8)), "does not fit"),
+    ("types", lambda folder: edit_index(folder, offsets=np.arange(18.0)), "offsets is float64, not int64"),
     ("offsets", lambda folder: edit_index(folder, offsets=np.arange(18)), "does not fit"),
 ]
 

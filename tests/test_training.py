@@ -233,13 +233,16 @@ class Masks(nn.Module):
 '''
 
 
-def test_trains_any_flax_module(tmp_path, monkeypatch):
+def test_trains_any_flax_module(tmp_path, monkeypatch, capsys):
     (tmp_path / "somewhere.py").write_text(FAMILY)
     monkeypatch.syspath_prepend(tmp_path)
     workdir = tmp_path / "run"
     assert main(arguments(workdir, model__family="somewhere:Masks", train__num_epochs=1)) == 0
     assert summary(workdir)["training"]["parameters"] == 2 * 9 + 2
-    assert main(["--mode", "evaluate", "--workdir", str(workdir)]) == 0
+    command = ["--mode", "evaluate", "--workdir", str(workdir)]
+    assert main(command) == 2, "its files alone are no reason to run its code"
+    assert "--config.model.family=somewhere:Masks allows it" in capsys.readouterr().err
+    assert main([*command, "--config.model.family=somewhere:Masks"]) == 0
 
 
 def test_evaluates_a_finished_run_on_other_data(finished, capsys):

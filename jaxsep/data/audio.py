@@ -4,6 +4,7 @@ Everything that a user's data can get wrong ends in a `DataError` whose message 
 was found there, and what would be right.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,9 +38,11 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, i
         (samples float32 [T] with T >= 1, number of channels the file had: tell the user when it is not 1)
 
     Raises:
-        DataError: missing, unreadable, without a single sample, or holding NaN or infinite samples; names the file.
+        DataError: missing, no regular file, unreadable, without a single sample, holding NaN or infinite samples, or of a rate
+            out of proportion to the one wanted; names the file.
     """
     shown = display(path)
+    check_upsampling(audio_info(path)[0], sample_rate, shown)
     with _reading(path):
         # Bytes, because soundfile encodes a str strictly and a file name need not be valid UTF-8.
         frames, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
@@ -64,9 +67,18 @@ def audio_info(path: str | os.PathLike) -> tuple[int, int, int]:
         raise DataError(f"{display(path)}: is no regular file")
     with _reading(path):
         info = soundfile.info(os.fsencode(path))
-    if info.samplerate < 1:
-        raise DataError(f"{display(path)}: its sample rate is {info.samplerate} Hz; it must be at least 1 Hz")
+    if not 1 <= info.samplerate <= MAX_SAMPLE_RATE:
+        raise DataError(
+            f"{display(path)}: its sample rate is {info.samplerate} Hz; it must be at least 1 Hz, at most {MAX_SAMPLE_RATE}"
+        )
     return info.samplerate, info.channels, info.frames
+
+
+def check_upsampling(rate: float, wanted: float, shown: str) -> None:
+    """DataError where a sound at `rate` would be resampled to more than MAX_UPSAMPLING times as many samples."""
+    if wanted > rate * MAX_UPSAMPLING:
+        least = math.ceil(wanted / MAX_UPSAMPLING)
+        raise DataError(f"{shown}: its sample rate is {rate:g} Hz; it must be at least {least} to become {wanted:g} Hz")
 
 
 def audio_blocks(path: str | os.PathLike, frames: int = 1 << 16) -> Iterator[np.ndarray]:

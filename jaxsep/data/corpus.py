@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxsep.data.audio import DataError, display
+from jaxsep.data.audio import MAX_SAMPLE_RATE, DataError, display
 from jaxsep.data.layouts import PAPER_TRAIN_UTTERANCES, SPLITS, Row, metadata_files, read_layout
 from jaxsep.data.packing import (
     AUDIO,
@@ -29,9 +29,17 @@ from jaxsep.data.packing import (
     stamp,
     unpack_paths,
 )
+from jaxsep.data.reading import check_names, entry, typed
 
 KIND = "corpus"
 FRAME_SECONDS = 0.1
+ARRAY_TYPES = {
+    **dict.fromkeys(("offsets", "lengths", "energy_offsets"), np.int64),
+    "classes": np.int32,
+    "splits": np.int8,
+    "paths": np.uint8,
+    "energies": np.float32,
+}
 # A file of this name in a dataset's root says that no recording in it is real.
 SYNTHETIC_MARKER = "SYNTHETIC.json"
 
@@ -163,33 +171,31 @@ def open_packed(folder: str | os.PathLike) -> Corpus:
     folder = Path(folder)
     header, arrays, audio = read_pack(folder, KIND)
     try:
+        columns = typed(arrays, ARRAY_TYPES)
+        paths = unpack_paths(columns.pop("paths"))
         corpus = Corpus(
-            name=str(header["name"]),
-            layout=str(header["layout"]),
-            sample_rate=int(header["sample_rate"]),
-            synthetic=bool(header["synthetic"]),
-            fingerprint=str(header["fingerprint"]),
+            **{name: entry(header, name, str) for name in ("name", "layout", "fingerprint")},
+            sample_rate=entry(header, "sample_rate", int),
+            synthetic=entry(header, "synthetic", bool),
             audio=audio,
-            offsets=arrays["offsets"].astype(np.int64),
-            lengths=arrays["lengths"].astype(np.int64),
-            classes=arrays["classes"].astype(np.int32),
-            splits=arrays["splits"].astype(np.int8),
-            paths=unpack_paths(arrays["paths"]),
-            class_names=tuple(map(str, header["class_names"])),
-            class_groups=tuple(map(str, header["class_groups"])),
-            energies=arrays["energies"].astype(np.float32),
-            energy_offsets=arrays["energy_offsets"].astype(np.int64),
+            paths=paths,
+            class_names=tuple(entry(header, "class_names", list)),
+            class_groups=tuple(entry(header, "class_groups", list)),
+            **columns,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{display(folder)}: its index is damaged ({error!r}); pack the corpus again") from error
+        check_names(corpus.class_names)
+    except ValueError as error:
+        raise DataError(f"{display(folder)}: its index is damaged ({error}); pack the corpus again") from error
     _check(corpus, folder)
     return corpus
 
 
 def check_sample_rate(sample_rate: int) -> None:
-    """DataError unless the rate is a positive integer (Hz)."""
-    if not isinstance(sample_rate, int) or sample_rate < 1:
-        raise DataError(f"data.sample_rate: is {sample_rate!r}; must be a positive integer (Hz)")
+    """DataError unless the rate is a positive integer (Hz), at most MAX_SAMPLE_RATE."""
+    if not isinstance(sample_rate, int) or not 1 <= sample_rate <= MAX_SAMPLE_RATE:
+        raise DataError(
+            f"data.sample_rate: is {sample_rate!r}; must be a positive integer (Hz), at most {MAX_SAMPLE_RATE}"
+        )
 
 
 def _open_as(folder: Path, name: str, sample_rate: int, field: str) -> Corpus:
@@ -256,11 +262,14 @@ def _check(corpus: Corpus, folder: Path) -> None:
         and all(a.shape == (number,) for a in (corpus.offsets, corpus.lengths, corpus.classes, corpus.splits))
         and len(corpus.paths) == number
         and len(corpus.class_groups) == len(corpus.class_names)
+        and list(corpus.class_names) == sorted(set(corpus.class_names))
         and corpus.energy_offsets.shape == (number + 1,)
         and corpus.energy_offsets[0] == 0
         and corpus.energy_offsets[-1] == corpus.energies.size
         and bool((np.diff(corpus.energy_offsets) == -(-corpus.lengths // frame_size(corpus.sample_rate))).all())
         and bool((corpus.lengths > 0).all())
+        and bool((corpus.lengths <= corpus.audio.size).all())  # or sums of them could wrap around
+        and bool((np.isfinite(corpus.energies) & (corpus.energies >= 0)).all())
         and corpus.offsets[0] == 0
         and bool((np.diff(corpus.offsets) == corpus.lengths[:-1]).all())
         and corpus.offsets[-1] + corpus.lengths[-1] == corpus.audio.size

@@ -16,6 +16,7 @@ import numpy as np
 from jaxsep.data.audio import DataError, display, write_wav
 from jaxsep.data.corpus import SYNTHETIC_MARKER
 from jaxsep.data.packing import publish
+from jaxsep.data.reading import read_json
 
 DEMO_VERSION = 1
 SECONDS = 4.0
@@ -73,7 +74,7 @@ def make_demo(folder: str | os.PathLike, *, sample_rate: int = 8000, seed: int =
 
 def _read_marker(folder: Path) -> object:
     try:
-        return json.loads((folder / SYNTHETIC_MARKER).read_text())
+        return read_json(folder / SYNTHETIC_MARKER)
     except (OSError, ValueError):
         return None
 

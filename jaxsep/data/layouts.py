@@ -9,12 +9,14 @@
 
 import csv
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from jaxsep.data.audio import DataError, display
+from jaxsep.data.reading import check_names
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".wav", ".flac", ".ogg")
@@ -70,6 +72,10 @@ def read_layout(root: str | os.PathLike, corpus: str, *, sample_rate: int = 8000
         raise DataError(f"{field}: {place} cannot be read ({error.strerror}); it must be readable") from error
     if not rows:
         raise DataError(f"{field}: {display(root)} looks like {layout} but holds no recordings; known: {KNOWN}")
+    try:
+        check_names({row.class_name for row in rows})
+    except ValueError as error:
+        raise DataError(f"{field}: {display(root)}: {error}") from error
     return layout, sorted(rows, key=lambda row: os.fsencode(row.path))
 
 
@@ -179,11 +185,15 @@ def _esc50(root: Path) -> list[Row]:
             if missing:
                 needed = ", ".join(ESC50_COLUMNS)
                 raise DataError(f"{display(table)}: column {missing[0]!r} is missing; needed: {needed}")
-            entries = list(reader)
+            entries = []
+            for line, entry in enumerate(reader, start=2):
+                _check_esc50(table, line, entry)
+                entries.append(entry)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{display(table)}: cannot be read ({error})") from error
-    for line, entry in enumerate(entries, start=2):
-        _check_esc50(table, line, entry)
+    twice = [name for name, count in Counter(entry["filename"] for entry in entries).items() if count > 1]
+    if twice:
+        raise DataError(f"{display(table)}: lists {twice[0]!r} more than once; every file must be listed once")
     held_out = _halve([entry for entry in entries if entry["fold"] == "5"])
     return [
         Row(
@@ -201,11 +211,13 @@ def _check_esc50(table: Path, line: int, entry: dict) -> None:
     if any(entry[column] in (None, "") for column in ESC50_COLUMNS):
         raise DataError(f"{place}: a value is missing; needed: {', '.join(ESC50_COLUMNS)}")
     if entry["fold"] not in ("1", "2", "3", "4", "5"):
-        raise DataError(f"{place}: fold is {entry['fold']!r}; must be 1 to 5")
-    if not (entry["target"].isascii() and entry["target"].isdecimal() and int(entry["target"]) < 50):
-        raise DataError(f"{place}: target is {entry['target']!r}; must be 0 to 49")
-    if os.path.basename(entry["filename"]) != entry["filename"] or entry["filename"] in (".", ".."):
-        raise DataError(f"{place}: filename is {entry['filename']!r}; must be the name of a file in audio/")
+        raise DataError(f"{place}: fold is {entry['fold']!r:.80}; must be 1 to 5")
+    if not re.fullmatch("[0-4]?[0-9]", entry["target"]):
+        raise DataError(f"{place}: target is {entry['target']!r:.80}; must be 0 to 49")
+    name = entry["filename"]
+    # Of Windows, whose paths know all that those of Linux know, and drives.
+    if PureWindowsPath(name).name != name or name == ".." or "\0" in name:
+        raise DataError(f"{place}: filename is {name!r:.80}; must be the name of a file in audio/")
 
 
 def _halve(entries: Iterable[dict]) -> dict[str, str]:

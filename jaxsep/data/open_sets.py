@@ -18,6 +18,7 @@ from jaxsep.data.audio import DataError, display
 from jaxsep.data.fetch import ATTEMPTS, PAUSE_SECONDS, FetchError, fetch, length, part_of, writing
 from jaxsep.data.layouts import SPLITS, read_layout
 from jaxsep.data.packing import say
+from jaxsep.data.reading import read_json
 from jaxsep.data.unpack import BadArchive, discard, unpack
 
 DOWNLOADS = "downloads"
@@ -111,7 +112,7 @@ def is_done(root: Path, source: Source) -> bool:
     if not folder.exists() or (folder.is_dir() and not os.listdir(folder)):
         return False
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD)
     except (OSError, ValueError):
         record = None
     if record != _record(source):

@@ -25,6 +25,7 @@ import numpy as np
 import tqdm
 
 from jaxsep.data.audio import DataError, display, read_audio
+from jaxsep.data.reading import read_arrays, read_json
 
 FORMAT_VERSION = 2
 HEADER, INDEX, AUDIO = "corpus.json", "index.npz", "audio.f32"
@@ -191,26 +192,24 @@ def read_pack(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nda
     expected = header.get("num_samples")
     size = (folder / AUDIO).stat().st_size if (folder / AUDIO).is_file() else 0
     if not isinstance(expected, int) or expected < 1 or size != 4 * expected:
-        raise DataError(f"{display(folder / AUDIO)}: has {size} bytes; must be 4 × {expected}: pack the corpus again")
-    return header, arrays, np.memmap(folder / AUDIO, dtype="<f4", mode="r")
+        raise DataError(
+            f"{display(folder / AUDIO)}: has {size} bytes; must be 4 × {expected!r:.80}: pack the corpus again"
+        )
+    try:
+        return header, arrays, np.memmap(folder / AUDIO, dtype="<f4", mode="r")
+    except OSError as error:
+        raise DataError(f"{display(folder / AUDIO)}: cannot be read ({error.strerror})") from error
 
 
 def read_header(folder: Path) -> dict[str, Any]:
     """The contents of a packed folder's corpus.json; DataError where there is none that can be read."""
     try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        header = read_json(folder / HEADER)
+    except (OSError, ValueError) as error:
         raise DataError(f"{display(folder / HEADER)}: cannot be read ({error}); pack the corpus again") from error
     if not isinstance(header, dict):
         raise DataError(f"{display(folder / HEADER)}: is no JSON object; pack the corpus again")
     return header
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; never unpickles. Raises whatever zipfile and NumPy raise for a damaged one."""
-    # Opened here, because np.load leaves a damaged file open.
-    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def pack_paths(paths: Sequence[str]) -> np.ndarray:

@@ -63,6 +63,11 @@ class Pool:
         """Of the corpora, in the order of `corpus_names`."""
         return tuple(corpus.fingerprint for corpus in self.corpora)
 
+    @property
+    def recordings(self) -> tuple[int, ...]:
+        """How many each corpus has, in the order of `corpus_names`."""
+        return tuple(corpus.lengths.size for corpus in self.corpora)
+
 
 def make_pool(
     corpora: Mapping[str, Corpus],

@@ -44,6 +44,10 @@ class PremixedPool:
     corpus_names: tuple[str, ...]
     fingerprints: tuple[str, ...]
 
+    @property
+    def recordings(self) -> tuple[int, ...]:
+        return (self.source.lengths.size,)
+
 
 def make_premixed_pool(premixed: Premixed, *, split: str, segment_seconds: float | None) -> PremixedPool:
     """A pool for `mixing.draw` and `mixing.render`.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxsep.data.audio import DataError, display
 from jaxsep.data.layouts import mixture_bases, sound_files, utterances_of
+from jaxsep.data.reading import check_names
 
 FIELD = "data.premixed_root"
 SPLIT_FOLDERS = {
@@ -58,6 +59,10 @@ def read_items(
     if len(roles) < 2 or len(set(roles)) < len(roles):
         right = "must be a mixture role, then one or more source roles, all different"
         raise DataError(f"data.premixed_roles: is {list(roles)}; {right}")
+    try:
+        check_names(roles)
+    except ValueError as error:
+        raise DataError(f"data.premixed_roles: {error}") from error
     items: list[tuple[str, ...]] = []
     splits: list[str] = []
     for split, folder in folders:

@@ -34,8 +34,16 @@ from jaxsep.data.packing import (
     unpack_paths,
 )
 from jaxsep.data.premixed_layout import FIELD, KNOWN, classes_of, find_roles, read_items, split_folders
+from jaxsep.data.reading import check_names, entry, typed
 
 KIND = "premixed"
+ARRAY_TYPES = {
+    **dict.fromkeys(("offsets", "lengths"), np.int64),
+    "classes": np.int32,
+    "splits": np.int8,
+    "snr": np.float32,
+    "paths": np.uint8,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,32 +146,48 @@ def open_premixed(folder: str | os.PathLike) -> Premixed:
     folder = Path(folder)
     header, arrays, audio = read_pack(folder, KIND)
     try:
+        columns = typed(arrays, ARRAY_TYPES)
+        paths = unpack_paths(columns.pop("paths"))
         premixed = Premixed(
-            layout=str(header["layout"]),
-            sample_rate=int(header["sample_rate"]),
-            fingerprint=str(header["fingerprint"]),
-            roles=tuple(map(str, header["roles"])),
+            layout=entry(header, "layout", str),
+            sample_rate=entry(header, "sample_rate", int),
+            fingerprint=entry(header, "fingerprint", str),
+            roles=tuple(entry(header, "roles", list)),
             audio=audio,
-            offsets=arrays["offsets"].astype(np.int64),
-            lengths=arrays["lengths"].astype(np.int64),
-            classes=arrays["classes"].astype(np.int32),
-            splits=arrays["splits"].astype(np.int8),
-            snr=arrays["snr"].astype(np.float32),
-            paths=unpack_paths(arrays["paths"]),
-            class_names=tuple(map(str, header["class_names"])),
-            class_groups=tuple(map(str, header["class_groups"])),
+            paths=paths,
+            class_names=tuple(entry(header, "class_names", list)),
+            class_groups=tuple(entry(header, "class_groups", list)),
+            **columns,
         )
-        ends = premixed.offsets + len(premixed.roles) * premixed.lengths
-        if premixed.offsets.min() < 0 or premixed.lengths.min() < 1 or ends.max() != audio.size:
-            raise ValueError("offsets and lengths do not fit the audio")
-        shapes = (premixed.offsets.shape, premixed.splits.shape, premixed.snr.shape, premixed.classes.shape[:1])
-        if set(shapes) != {(len(premixed.paths),)} or premixed.classes.shape[1] != len(premixed.roles) - 1:
-            raise ValueError("the arrays have different lengths")
-        if not 0 <= premixed.classes.min() <= premixed.classes.max() < len(premixed.class_names):
-            raise ValueError("a class has no name")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        check_names(premixed.class_names)
+        _check(premixed)
+    except ValueError as error:
         raise DataError(f"{display(folder)}: its index is damaged ({error}); pack it again") from error
     return premixed
+
+
+def _check(premixed: Premixed) -> None:
+    """ValueError where the index points outside of its arrays."""
+    number, roles = len(premixed.paths), len(premixed.roles)
+    offsets, lengths = premixed.offsets, premixed.lengths
+    if roles < 2 or premixed.classes.shape != (number, roles - 1):
+        raise ValueError(f"{roles} roles do not fit classes of shape {premixed.classes.shape} for {number} mixtures")
+    if any(column.shape != (number,) for column in (offsets, lengths, premixed.splits, premixed.snr)):
+        raise ValueError("the arrays have different lengths")
+    # The lengths first, or sums of them could wrap around.
+    if not 1 <= lengths.min() <= lengths.max() <= premixed.audio.size or not (
+        np.array_equal(offsets, np.cumsum(roles * lengths) - roles * lengths)
+        and offsets[-1] + roles * lengths[-1] == premixed.audio.size
+    ):
+        raise ValueError("offsets and lengths do not fit the audio")
+    if len(premixed.class_groups) != len(premixed.class_names) or not (
+        0 <= premixed.classes.min() <= premixed.classes.max() < len(premixed.class_names)
+    ):
+        raise ValueError("a class has no name or no group")
+    if not 0 <= premixed.splits.min() <= premixed.splits.max() < len(SPLITS):
+        raise ValueError("a split has no name")
+    if not np.isfinite(premixed.snr).all():
+        raise ValueError("an SNR is no number")
 
 
 def premixed_table(premixed: Premixed) -> ClassTable:

@@ -21,7 +21,8 @@ from typing import Protocol
 import numpy as np
 
 from jaxsep.data.audio import DataError, display
-from jaxsep.data.packing import atomic_file, read_arrays
+from jaxsep.data.packing import atomic_file
+from jaxsep.data.reading import read_arrays, typed
 
 Arrays = dict[str, np.ndarray]
 RECIPE_TYPES = {
@@ -43,6 +44,9 @@ class AnyPool(Protocol):
 
     @property
     def fingerprints(self) -> tuple[str, ...]: ...
+
+    @property
+    def recordings(self) -> tuple[int, ...]: ...
 
     @property
     def split(self) -> str: ...
@@ -110,7 +114,7 @@ def load_recipes(path: str | os.PathLike, pool: AnyPool | None = None) -> Arrays
     shown = display(path)
     try:
         stored = read_arrays(Path(path))
-        recipes: Arrays = {name: stored[name].astype(kind, casting="safe") for name, kind in RECIPE_TYPES.items()}
+        recipes: Arrays = typed(stored, RECIPE_TYPES)
         made_with = (
             tuple(stored["corpus_names"].tolist()),
             tuple(stored["fingerprints"].tolist()),
@@ -128,4 +132,19 @@ def load_recipes(path: str | os.PathLike, pool: AnyPool | None = None) -> Arrays
         for what, found, right in zip(("corpora", "fingerprints", "split", "length"), made_with, wanted, strict=True):
             if found != right:
                 raise DataError(f"{shown}: {what} of the recipes are {found}; the pool has {right}")
+    _check(recipes, pool, shown)
     return recipes
+
+
+def _check(recipes: Arrays, pool: AnyPool | None, shown: str) -> None:
+    """DataError unless every active slot names a recording that the pool has, every other -1 and nothing."""
+    active, corpus, recording = recipes["active"], recipes["corpus"], recipes["recording"]
+    least = np.where(active, 0, -1)
+    sound = recipes["index"].min(initial=0) >= 0 and np.isfinite(recipes["snr"]).all()
+    for name in ("corpus", "recording", "class_ids"):
+        sound = sound and bool(((recipes[name] >= least) & (active | (recipes[name] == -1))).all())
+    if sound and pool is not None:
+        counts = np.array([*pool.recordings, 0])  # of no corpus, -1, there are none
+        sound = bool((corpus < len(pool.recordings)).all()) and bool((recording < counts[corpus]).all())
+    if not sound:
+        raise DataError(f"{shown}: names recordings that there are not, or an SNR that is no number")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -15,7 +16,16 @@ from jaxsep.data.audio import display
 from jaxsep.data.fetch import FetchError, byte_bar, length, writing
 
 # Every way in which tarfile and zipfile say that the bytes are no archive, cut, or damaged.
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+)
 
 # A file in an archive: name, bytes, how many bytes of the archive are read by now.
 Member = tuple[str, IO[bytes], int]
@@ -54,8 +64,8 @@ def unpack(archive: Path, folder: Path, place: Callable[[tuple[str, ...]], str |
 
 def _parts(archive: Path, name: str) -> tuple[str, ...]:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise BadArchive(f"{display(archive)}: holds {name!r}; names must be relative and without '..'")
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise BadArchive(f"{display(archive)}: holds {name!r}; names must be relative and without '..' or NUL")
     return path.parts
 
 

@@ -39,12 +39,18 @@ def last_test_means(runs: Sequence[Run], corpora: Sequence[str]) -> np.ndarray:
     for run in runs:
         first = run.summary["training"]["epochs"] - run.epochs_averaged
         records = [
-            record for record in run.metrics["test"] if record["epoch"] >= first and record.keys() >= set(corpora)
+            record
+            for record in run.metrics["test"]
+            if record["epoch"] >= first and all(_is_number(record.get(name)) for name in corpora)
         ]
         if not records:
             records = [{name: run.last_scores[name]["mean"] for name in corpora}]
         rows += [[float(record[name]) for name in corpora] for record in records]
     return np.array(rows)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def score_counts(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,5 +143,5 @@ def weight_means(run: Run) -> dict[str, float]:
     return {
         name: float(np.mean([record[name] for record in late]))
         for name in names
-        if all(isinstance(record.get(name), float | int) for record in late)
+        if all(_is_number(record.get(name)) for record in late)
     }

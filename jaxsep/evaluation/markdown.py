@@ -35,5 +35,6 @@ def table_text(table: Table) -> str:
 
 
 def _text(text: str) -> str:
-    """What markdown would read as HTML or emphasis is escaped; backticks set code, as on the page."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("*", r"\*")
+    """What markdown would read as HTML, emphasis or a link is escaped, on one line; backticks set code, as on the page."""
+    line = " ".join(text.splitlines())
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace("*", r"\*").replace("](", r"]\(")

@@ -14,6 +14,7 @@ from jaxsep.evaluation.runs import ReportError, Run
 from jaxsep.evaluation.sections import Excerpt, Player
 
 _FOLDER = re.compile(rf"({'|'.join(PLACES)})-(\d+)-mixture(\d+)")
+MAX_RATE = 655_350  # Hz, of the FLAC that the page holds
 _ORDER = ("worst", "p01", "p05", "median", "best")
 
 
@@ -86,10 +87,14 @@ def _slot(name: str) -> int:
 def _read(path: Path) -> tuple[np.ndarray, int]:
     """Samples [T] float32 and their rate in Hz."""
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
+            raise OSError("no regular file")
         samples, rate = soundfile.read(os.fsencode(path), dtype="float32")
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
         reason = "no such file" if not path.exists() else " ".join(str(error).split())
         raise ReportError(f"{path}: cannot be read as sound ({reason}); a run of jaxsep writes it") from error
-    if samples.ndim != 1 or not np.isfinite(samples).all():
-        raise ReportError(f"{path}: must hold one channel of finite samples")
+    if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
+        raise ReportError(f"{path}: must hold one channel of finite samples, at least one")
+    if not 1 <= rate <= MAX_RATE:
+        raise ReportError(f"{path}: its sample rate is {rate} Hz; it must be 1 to {MAX_RATE} Hz, those of FLAC")
     return samples, int(rate)

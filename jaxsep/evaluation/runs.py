@@ -19,6 +19,9 @@ from jaxsep.evaluation.statistics import QUANTILES, Summary
 
 FILES = ("config.json", "summary.json", "metrics.jsonl", "evaluation/test.csv")
 _NUMBER = (int, float)
+LARGEST = 2**63  # of the numbers in JSON; none that a run writes comes near
+MAX_DEPTH = 20  # of values within values; a run's have 6
+MAX_DECIBELS = 1000.0  # SI-SDR is bounded to ±100 dB, input SNRs by what float32 holds
 _CONFIG: dict[str, Any] = {
     "seed": int,
     **dict.fromkeys(("data", "train", "model", "loss", "evaluation"), dict),
@@ -132,13 +135,36 @@ def _read_text(path: Path) -> str:
 
 
 def _read_json(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{path}: is damaged, not JSON ({error})") from error
+    content = _parse(path, _read_text(path))
     for field, kind in fields.items():
         _field(path, content, field, kind)
     return content
+
+
+def _parse(path: Path, text: str) -> Any:
+    """What JSON holds, where it is nothing that tables and pages could not be made of."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{path}: is damaged, not JSON ({error})") from error
+    _check_values(path, content, 0)
+    return content
+
+
+def _check_values(path: Path, value: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ReportError(
+            f"{path}: holds values within values, more than {MAX_DEPTH} deep; a run of jaxsep writes none"
+        )
+    if isinstance(value, int | float) and math.isfinite(value) and abs(value) >= LARGEST:
+        raise ReportError(f"{path}: holds the number {value!r:.40}; it must be below 2**63")
+    if isinstance(value, str) and not value.isprintable():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ReportError(f"{path}: holds {value!r:.80}, which is no text") from error
+    for item in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_values(path, item, depth + 1)
 
 
 def _field(path: Path, content: Any, field: str, kind: Any) -> Any:
@@ -161,13 +187,13 @@ def _read_metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
     records: dict[str, list[dict[str, Any]]] = {"train": [], "val": [], "test": []}
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         place = path.with_name(f"{path.name} line {number}")
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ReportError(f"{place}: is damaged, not JSON ({error})") from error
+        record = _parse(place, line)
         kind = _field(place, record, "kind", str)
         for field, wanted in {"step": int, "epoch": int, **({"ess": _NUMBER} if kind == "train" else {})}.items():
             _field(place, record, field, wanted)
+        for field, least in (("step", 1), ("epoch", 0)):
+            if record[field] < least:
+                raise ReportError(f"{place}: {field} is {record[field]}, it must be at least {least}")
         if kind in ("val", "test"):
             _field(place, record, "combined", _NUMBER)
         records.setdefault(kind, []).append(record)
@@ -176,15 +202,20 @@ def _read_metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _read_rows(path: Path) -> dict[str, np.ndarray]:
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
-    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise ReportError(f"{path}: the column {missing[0]} is missing; a run of jaxsep writes it")
     columns: dict[str, list[Any]] = {name: [] for name, _ in _COLUMNS.values()}
-    for number, line in enumerate(reader, 2):
-        if line["si_sdri_db"] == "":
-            continue
-        for column, (name, kind) in _COLUMNS.items():
-            columns[name].append(_cell(path, number, column, line[column], kind))
+    try:
+        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ReportError(f"{path}: the column {missing[0]} is missing; a run of jaxsep writes it")
+        for number, line in enumerate(reader, 2):
+            if line["si_sdri_db"] == "":
+                continue
+            for column, (name, kind) in _COLUMNS.items():
+                columns[name].append(_cell(path, number, column, line[column], kind))
+    except csv.Error as error:
+        raise ReportError(f"{path}: cannot be read ({error})") from error
+    if len(set(zip(columns["mixture"], columns["slot"], strict=True))) < len(columns["slot"]):
+        raise ReportError(f"{path}: lists a source more than once; every slot of a mixture must be listed once")
     if not columns["mixture"]:
         raise ReportError(f"{path}: holds no scored source; at least one must have an si_sdri_db")
     order = np.lexsort((columns["slot"], columns["mixture"]))  # whatever batches they were scored in
@@ -194,22 +225,34 @@ def _read_rows(path: Path) -> dict[str, np.ndarray]:
 def _cell(path: Path, number: int, column: str, text: str | None, kind: Any) -> Any:
     try:
         value = kind(text if text is not None else float("nan"))  # a line that ends early
-        if (kind is str and text is None) or (kind is float and not math.isfinite(value)):
+        if (kind is str and text is None) or (kind is float and not abs(value) <= MAX_DECIBELS):
+            raise ValueError
+        if kind is int and not 0 <= value < 2**31:
             raise ValueError
     except ValueError:
-        wanted = {int: "a whole number", float: "a finite number", str: "text"}[kind]
-        raise ReportError(f"{path} line {number}: {column} is {text!r}, it must be {wanted}") from None
+        wanted = {int: "a whole number", float: "a finite number, at most ±1000 dB", str: "text"}[kind]
+        raise ReportError(f"{path} line {number}: {column} is {text!r:.80}, it must be {wanted}") from None
     return value
 
 
 def _check_scores(run: Run) -> None:
     """The averages that the tables take are whole, and summary.json speaks of the sources in test.csv."""
+    chosen, path = run.config["weighting"], run.folder / "config.json"
+    for field, kind in (("factors", list), ("gamma", dict)):
+        if chosen.get(field) is not None:
+            _field(path, run.config, f"weighting.{field}", kind)
+    for field in ("train.batch_size", "train.num_epochs", "model.num_sources"):
+        if _field(path, run.config, field, int) < 1:
+            raise ReportError(f"{path}: {field} is {_field(path, run.config, field, int)}, it must be at least 1")
     path = run.folder / "summary.json"
     last = "test_last_epochs" if run.summary.get("test_last_epochs") else "test_last"
     for field in ("mean", "std", *(f"quantiles.{q}" for q in QUANTILES)):
         _field(path, run.summary, f"{last}.si_sdri.combined.{field}", _NUMBER)
     if last == "test_last_epochs":
         _field(path, run.summary, f"{last}.si_sdri.combined.epochs", int)
+    _field(path, run.summary, f"{last}.si_sdri.combined.n", int)
+    for corpus in set(map(str, run.rows["corpus"])):
+        _field(path.with_name(f"{path.name} {last} {corpus}"), run.last_scores.get(corpus), "mean", _NUMBER)
     said, found = run.summary["test"]["si_sdri"]["combined"]["mean"], float(run.rows["si_sdri"].mean())
     if abs(said - found) > 0.01:
         raise ReportError(

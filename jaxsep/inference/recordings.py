@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from jaxsep.data.audio import DataError, audio_blocks, audio_info, display
+from jaxsep.data.audio import DataError, audio_blocks, audio_info, check_upsampling, display
 from jaxsep.inference.chunks import ROUNDING, mixture_consistent
 from jaxsep.inference.separator import Separator
 
@@ -112,6 +112,7 @@ def separate_file(
     """
     began = time.perf_counter()
     rate, channels, frames = audio_info(path)
+    check_upsampling(rate, separator.sample_rate, display(path))
     _check_target(path, target, options, channels, rate)
     mixture, sources = Levels(rate), Levels(rate)
     with _partial(scratch, target) as partial:

@@ -28,10 +28,10 @@ def create(family: str, **fields: Any) -> nn.Module:
     serves every family.
 
     fields of the first two: out_channels, in_channels, num_blocks, upsampling_depth, enc_num_basis, num_sources,
-    integers ≥ 1; enc_kernel_size (samples), an integer ≥ 2; all at most LARGEST or LARGEST_SIZE; dtype, 'float32' or 'bfloat16', of what lies between the
-    layers and of the matrix products' operands (parameters, norms, sums and estimates are float32 either way); remat, a
-    bool, whether the gradient makes what lies inside a block again instead of keeping it. 'original' needs an even
-    enc_num_basis (the mask layer gives K + 1 bases for an odd K).
+    integers ≥ 1; enc_kernel_size (samples), an integer ≥ 2; all at most LARGEST or LARGEST_SIZE; dtype, 'float32' or
+    'bfloat16', of what lies between the layers and of the matrix products' operands (parameters, norms, sums and estimates
+    are float32 either way); remat, a bool, whether the gradient makes what lies inside a block again instead of keeping it.
+    'original' needs an even enc_num_basis (the mask layer gives K + 1 bases for an odd K).
 
     Raises ValueError naming the field (`model.…`), its value and the legal values.
     """
@@ -50,7 +50,9 @@ def create(family: str, **fields: Any) -> nn.Module:
             if not isinstance(value, bool):
                 raise ValueError(f"model.remat is {value!r}; it must be True or False")
         elif isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"model.{name} is {value!r:.80}; it must be an integer of at least {least}, at most {most}")
+            raise ValueError(
+                f"model.{name} is {value!r:.80}; it must be an integer of at least {least}, at most {most}"
+            )
     if family == "original" and fields.get("enc_num_basis", 0) % 2:
         raise ValueError(f"model.enc_num_basis is {fields['enc_num_basis']}; family 'original' needs an even number")
     return FAMILIES[family](**fields)

@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxsep
-from jaxsep import models, rules
+from jaxsep import models
 from jaxsep.data.audio import DataError, write_wav
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
@@ -26,11 +27,8 @@ from jaxsep.training import skipped
 from jaxsep.training.build import Parts, build, build_sets, params_to_start_from
 from jaxsep.training.checkpoint import RunError, has_checkpoint
 from jaxsep.training.devices import Devices
-from jaxsep.training.folder import check_unchanged, claim, finished, write_text
+from jaxsep.training.folder import claim, own_config, write_text
 from jaxsep.training.run import Interrupted, Run, Stop, score
-
-SAFE = "what was saved before is as it was, and the same command goes on from there"
-
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Train, or go on, or find finished; then score the test set and write the results. Returns summary.json's content.
@@ -55,7 +53,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def fit_and_conclude(parts: Parts, workdir: Path, devices: Devices, params: Any) -> dict[str, Any]:
     """The run from where it stands to its end; the content of summary.json."""
-    try:
+    with writing(workdir):
         run = Run(parts, workdir, devices, params)
         try:
             run.fit()
@@ -67,11 +65,18 @@ def fit_and_conclude(parts: Parts, workdir: Path, devices: Devices, params: Any)
             raise
         finally:
             run.close()
+
+
+@contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """All data are open by now: what goes wrong inside is of writing, and becomes a RunError."""
+    safe = "what was saved before is as it was, and the same command goes on from there"
+    try:
+        yield
     except OSError as error:
-        reason = f"{error.filename or workdir}: {error.strerror or error}"
-        raise RunError(f"{reason}; {SAFE}") from error
-    except (DataError, BundleError) as error:  # all data are open by now: these are of writing
-        raise RunError(f"{error}; {SAFE}") from error
+        raise RunError(f"{error.filename or workdir}: {error.strerror or error}; {safe}") from error
+    except (DataError, BundleError) as error:
+        raise RunError(f"{error}; {safe}") from error
 
 
 def begin(parts: Parts, workdir: Path, held: ExitStack) -> tuple[Any, dict[str, Any] | None]:
@@ -83,6 +88,21 @@ def begin(parts: Parts, workdir: Path, held: ExitStack) -> tuple[Any, dict[str, 
     if done is None:
         announce(parts, workdir)
     return params, done
+
+
+def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """summary.json of a run that has nothing left to do, or None."""
+    path = workdir / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        report(summary, workdir).encode()  # whatever is said of it later can be
+        return summary if summary["num_epochs"] == config.train.num_epochs else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise SettingsError(
+            f"--workdir {workdir}: summary.json is damaged ({error!r:.200}); removed, it is written again by the same command"
+        ) from error
 
 
 def announce(parts: Parts, workdir: Path) -> None:
@@ -200,18 +220,24 @@ def report(summary: dict[str, Any], workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Score a finished run's best parameters on the test split of any data; config is the run's, with other data perhaps.
+def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
+    """Score a finished run's best parameters on the test split of any data.
+
+    Args:
+      overrides: '--config.field=value', of the run's own configuration: other data, evaluation.batch_size; and
+        '--config.model.family=package.module:Class', which allows to run the code of a network outside jaxsep that the run's
+        files name: a file is no reason to run anything.
+      workdir: the run's.
 
     Writes workdir/evaluation/on-FINGERPRINT/test.csv and summary.json, one folder per set of test mixtures.
 
     Raises:
       SettingsError, DataError: before anything is compiled or written.
       BundleError: the run holds no model.
+      RunError: the results cannot be written.
     """
     devices = Devices()
-    rules.validate(config)
-    check_unchanged(config, workdir, "evaluate")
+    config = own_config(workdir, overrides, "evaluate")
     module, params, description = load_bundle(workdir, trust=config.model.family)
     if config.data.sample_rate != description["sample_rate"]:
         raise SettingsError(
@@ -234,28 +260,31 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     data = sets.kind
     mixtures = [*sets.pools["test"].fingerprints, *(array.tobytes().hex() for array in sets.recipes["test"].values())]
     name = hashlib.sha256("\n".join(mixtures).encode()).hexdigest()[:12]
-    folder = workdir / "evaluation" / f"on-{name}"
-    sets.save_recipes(folder / "recipes")
-    table = sets.table
-    write_csv(folder / "test.csv", rows, table.names, table.groups, table.corpora, data=data)
+    folder, table = workdir / "evaluation" / f"on-{name}", sets.table
     summary: dict[str, Any] = {"jaxsep": jaxsep.__version__, "data": {"kind": data, **config.data.to_dict()}}
     summary["test"] = describe(rows, summaries)
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    with writing(workdir):
+        sets.save_recipes(folder / "recipes")
+        write_csv(folder / "test.csv", rows, table.names, table.groups, table.corpora, data=data)
+        write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     print(f"\nTest set of {data}\n{distribution_table(summaries)}\nresults: {folder}/summary.json, test.csv")
     return summary
 
 
-def replay_run(config: ConfigDict, workdir: Path) -> None:
-    """Take the skipped steps of a run again that it kept, and print which mixtures give no numbers; config is the run's, with
-    the recordings elsewhere perhaps.
+def replay_run(overrides: Sequence[str], workdir: Path) -> None:
+    """Take the skipped steps of a run again that it kept, and print which mixtures give no numbers.
+
+    Args:
+      overrides: as of `evaluate_run`; the recordings must be the run's.
+      workdir: the run's.
 
     Raises:
-      SettingsError, DataError: naming what does not fit, also recordings that are not the run's.
+      SettingsError, DataError: what does not fit, also recordings that are not the run's.
       RunError: what was kept of a step is damaged.
     """
     devices = Devices()
     if jax.process_count() > 1:
         raise SettingsError(f"--mode replay takes one process, there are {jax.process_count()}")
-    check_unchanged(config, workdir, "replay")
+    config = own_config(workdir, overrides, "replay")
     if not skipped.replay(build(config, devices=devices.count), workdir, devices):
         print(f"{workdir}: no step was skipped: there is nothing to replay")

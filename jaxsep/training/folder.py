@@ -1,18 +1,16 @@
-"""A run's folder: whose it is, what was run in it, and whether that is finished."""
+"""A run's folder: whose it is and what was run in it."""
 
 import fcntl
-import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxsep import settings
+from jaxsep import models, rules, settings
 from jaxsep.data.packing import atomic_file
 from jaxsep.settings import SettingsError
 from jaxsep.training.build import Parts
@@ -71,20 +69,31 @@ def read_config(workdir: Path) -> ConfigDict:
         raise SettingsError(f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder") from error
 
 
-def check_unchanged(config: ConfigDict, workdir: Path, mode: str) -> None:
-    """Raise SettingsError where config differs from the run's own in more than the place of the data."""
-    changed = [name for name in settings.differences(read_config(workdir), config) if not name.startswith("data.")]
+def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> ConfigDict:
+    """A run's configuration with other data perhaps, for what is done with the run afterwards.
+
+    Args:
+      overrides: '--config.field=value'. Of a network outside jaxsep '--config.model.family=package.module:Class' allows to run
+        its code: what stands in a file is no reason to run anything.
+      mode: what is done, for the messages.
+
+    Raises:
+      SettingsError: more than that is changed, or the network is not allowed.
+    """
+    saved = read_config(workdir)
+    config = settings.override(read_config(workdir), overrides)
+    rules.validate(config)
+    changed = [name for name in settings.differences(saved, config) if not name.startswith("data.")]
     if changed:
         raise SettingsError(f"--mode {mode} takes only other data and evaluation.batch_size, not {changed[0]}")
-
-
-def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """summary.json of a run that has nothing left to do, or None."""
-    path = workdir / "summary.json"
-    if not path.exists():
-        return None
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    return summary if summary["num_epochs"] == config.train.num_epochs else None
+    family = config.model.family
+    trusted = any(override.startswith("--config.model.family=") for override in overrides)
+    if family not in models.FAMILIES and not trusted:
+        raise SettingsError(
+            f"model.family is {family!r} in {workdir}/config.json, a network outside jaxsep, which --mode {mode} would import "
+            f"and run; --config.model.family={family} allows it"
+        )
+    return config
 
 
 def write_text(path: Path, text: str) -> None:

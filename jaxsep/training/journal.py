@@ -51,17 +51,17 @@ def _cut(path: Path, step: int, epoch: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             record = json.loads(line)
             among_steps = record["kind"] in ("train", "skipped")
             before = record["step"] <= step and (among_steps or record["epoch"] < epoch)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # a kill in the middle of a write leaves half a line
         if before:
-            kept.append(line + "\n")
+            kept.append(line + b"\n")
     with atomic_file(path) as stream:
-        stream.write("".join(kept).encode())
+        stream.write(b"".join(kept))
 
 
 class _Curves:

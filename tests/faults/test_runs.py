@@ -193,7 +193,7 @@ def test_a_disk_that_is_full_when_results_are_written_leaves_the_earlier_ones(tm
         before = contents(workdir)
         fill(disk)
         capsys.readouterr()
-        assert main(arguments(workdir)) in (1, 2)
+        assert main(arguments(workdir)) == 2  # config.json, written first, names what may change in a run
         error = capsys.readouterr().err
         assert "error: " in error
         assert str(workdir) in error
@@ -201,7 +201,7 @@ def test_a_disk_that_is_full_when_results_are_written_leaves_the_earlier_ones(tm
         assert {name: after.get(name) for name in before if name != "lock"} == {
             name: digest for name, digest in before.items() if name != "lock"
         }
-        assert main(["--mode", "evaluate", "--workdir", str(workdir)]) in (1, 2)
+        assert main(["--mode", "evaluate", "--workdir", str(workdir)]) == 1
         assert "error: " in capsys.readouterr().err
         (disk / "filler").unlink()
         assert main(arguments(workdir)) == 0
