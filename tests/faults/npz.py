@@ -1,0 +1,90 @@
+"""Files of arrays (.npz) as NumPy would never write them."""
+
+import io
+import warnings
+import zipfile
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+NUMBERS = [-1, 0, 1, 2, 5, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63), float("nan"), float("inf"), -1e30, 0.5]
+TYPES = ["<f8", "<f4", "<f2", "<i8", "<i4", "|i1", "<u8", "|u1", "|b1", "<U3", "|S4", "<c16", ">i8", "<M8[s]"]
+CLAIMS = [*TYPES, "|O", "|V8", "|V1000000000", "<U1000000", "|V0", [("a", "<i8")], "nonsense", None, 7]
+SHAPES = [(), (0,), (1,), (2,), (10**12,), (2, 10**9), (1,) * 40, (-1,), (2**62, 4), (0, 10**12), (1.5,), "x"]
+
+
+def npy(array: np.ndarray, *, descr: Any = None, shape: Any = None, fortran: Any = False, version: bytes = b"\1\0") -> bytes:
+    """An .npy file of the array, whose header may say something else."""
+    header = {"descr": descr or array.dtype.str, "fortran_order": fortran, "shape": array.shape if shape is None else shape}
+    text = repr(header).encode() + b"\n"
+    return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text + array.tobytes()
+
+
+def npz(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED, *, one_copy: bool = False) -> bytes:
+    """A zip archive; names may come twice. one_copy: the content of equal names is stored once."""
+    stream = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", compression) as file:
+        warnings.simplefilter("ignore")  # of names that come twice
+        known = {}
+        for name, content in members:
+            if one_copy and name in known:
+                file.filelist.append(known[name])
+                continue
+            file.writestr(name, content)
+            known[name] = file.filelist[-1]
+    return stream.getvalue()
+
+
+def edited_arrays(arrays: dict[str, np.ndarray]) -> st.SearchStrategy[bytes]:
+    """An .npz file with one to three edits: values, types, shapes, lengths, names; in the arrays or in what headers say."""
+    kinds = ("value", "value", "cast", "claim", "shape", "length", "flat", "delete", "double", "fortran", "swap", "version")
+    edit = st.tuples(
+        st.sampled_from(kinds),
+        st.sampled_from(sorted(arrays)),
+        st.integers(0, 10**6),
+        st.sampled_from(NUMBERS),
+        st.sampled_from(TYPES),
+        st.sampled_from(CLAIMS),
+        st.sampled_from(SHAPES),
+        st.sampled_from(sorted(arrays)),
+    )
+    return st.tuples(st.lists(edit, min_size=1, max_size=3), st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))).map(
+        lambda case: _assembled(arrays, *case)
+    )
+
+
+def _assembled(arrays: dict[str, np.ndarray], edits: list[tuple], compression: int) -> bytes:
+    values: dict[str, Any] = {name: (np.array(array), {}) for name, array in arrays.items()}
+    doubled = []
+    for kind, name, number, value, dtype, claim, shape, other in edits:
+        if name not in values:
+            continue
+        array, said = values[name]
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if kind == "value" and array.size and array.dtype.kind in "biuf":
+                array.flat[number % array.size] = np.array(value).astype(array.dtype)
+            elif kind == "cast" and array.dtype.kind in "biuf":
+                array = array.astype(dtype)
+        if kind == "claim":
+            said = {**said, "descr": claim}
+        elif kind == "shape":
+            said = {**said, "shape": shape}
+        elif kind == "fortran":
+            said = {**said, "fortran": [True, None, 1][number % 3]}
+        elif kind == "version":
+            said = {**said, "version": [b"\2\0", b"\3\0", b"\0\0", b"\xff\xff"][number % 4]}
+        elif kind == "length" and array.ndim:
+            array = np.resize(array, (number % (2 * len(array) + 1), *array.shape[1:]))
+        elif kind == "flat":
+            array = array.reshape(-1, 1) if number % 2 else array.ravel()
+        elif kind == "double":
+            doubled.append(name)
+        elif kind == "swap" and other in values:
+            values[other], array, said = (array, said), *values[other]
+        values[name] = (array, said)
+        if kind == "delete":
+            del values[name]
+    members = [(f"{name}.npy", npy(array, **said)) for name, (array, said) in values.items()]
+    return npz(members + [member for member in members if member[0].removesuffix(".npy") in doubled], compression)
