@@ -58,7 +58,7 @@ def unpack(archive: Path, folder: Path, place: Callable[[tuple[str, ...]], str |
                         with open(target, "xb") as file:
                             shutil.copyfileobj(stream, file, 1 << 20)
                 bar.update(position - bar.n)
-        except DAMAGED as error:
+        except (*DAMAGED, OSError) as error:  # damaged offsets end in those of seek
             raise BadArchive(f"{display(archive)}: is no sound archive ({error})") from error
 
 

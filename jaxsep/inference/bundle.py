@@ -118,12 +118,12 @@ def load_bundle(folder: str | os.PathLike, *, trust: str = "") -> tuple[Any, Any
         module = models.create(family, **description["fields"])
     except (TypeError, ValueError) as error:
         raise BundleError(f"{folder}/model.json: {error}") from error
+    origin = folder / "params.safetensors"
+    arrays = stack_blocks(_read_params(origin, description.get("params_sha256")))
     try:
         expected = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
     except Exception as error:  # fields that do not go together, a trusted network's own code
         raise BundleError(f"{folder}/model.json: fields make no network ({error!r:.500})") from error
-    origin = folder / "params.safetensors"
-    arrays = stack_blocks(_read_params(origin, description.get("params_sha256")))
     check_params(arrays, expected, str(origin))
     return module, unflatten(arrays), description
 

@@ -86,7 +86,19 @@ TOKENS = [
     *(number.to_bytes(8, "little", signed=True) for number in (1, -1, 2**31, 2**40, 2**62, -(2**63))),
     *(number.to_bytes(4, "big") for number in (1, 2**16, 2**31 - 1)),
     *(b"-1", b"0", b"99999999999999999999", b"1e999", b"NaN", b"Infinity", b"null", b"true", b"9" * 5000),
-    *(b"[" * 3000, b'{"a":' * 3000, b'"', b"'", b",", b"\n", b"\\ud800", b"\xed\xa0\x80", b"\x00", b"../../x", b"(" * 300),
+    *(
+        b"[" * 3000,
+        b'{"a":' * 3000,
+        b'"',
+        b"'",
+        b",",
+        b"\n",
+        b"\\ud800",
+        b"\xed\xa0\x80",
+        b"\x00",
+        b"../../x",
+        b"(" * 300,
+    ),
 ]
 
 
@@ -139,8 +151,46 @@ RAW = {
     '"@beyond@"': "1e999",
 }
 VALUES = [
-    *(None, True, False, 0, 1, -1, 2, 3, 7, 10**6, 10**9, 10**12, 2**31, 2**62, 2**63, 2**64, -(10**30), 0.5, -0.0, 1e-300, 1e300),
-    *(math.nan, math.inf, -math.inf, "", "x", "0", "\ud800", "\0", "../../x", "/etc/passwd", "C:\\x", "a/b", "..", "<b>&", "y" * 5000),
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2,
+        3,
+        7,
+        10**6,
+        10**9,
+        10**12,
+        2**31,
+        2**62,
+        2**63,
+        2**64,
+        -(10**30),
+        0.5,
+        -0.0,
+        1e-300,
+        1e300,
+    ),
+    *(
+        math.nan,
+        math.inf,
+        -math.inf,
+        "",
+        "x",
+        "0",
+        "\ud800",
+        "\0",
+        "../../x",
+        "/etc/passwd",
+        "C:\\x",
+        "a/b",
+        "..",
+        "<b>&",
+        "y" * 5000,
+    ),
     *([], [1], ["x"], [[]], {}, {"a": 1}, {"": {}}, *(name.strip('"') for name in RAW)),
 ]
 
@@ -219,7 +269,9 @@ def shuffled(items: list, edits: list[tuple[str, int, int]]) -> list:
 
 
 def shuffles() -> st.SearchStrategy[list[tuple[str, int, int]]]:
-    edit = st.tuples(st.sampled_from(("delete", "double", "swap", "copy")), st.integers(0, 10**6), st.integers(0, 10**6))
+    edit = st.tuples(
+        st.sampled_from(("delete", "double", "swap", "copy")), st.integers(0, 10**6), st.integers(0, 10**6)
+    )
     return st.lists(edit, min_size=1, max_size=6)
 
 

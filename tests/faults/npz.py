@@ -14,9 +14,15 @@ CLAIMS = [*TYPES, "|O", "|V8", "|V1000000000", "<U1000000", "|V0", [("a", "<i8")
 SHAPES = [(), (0,), (1,), (2,), (10**12,), (2, 10**9), (1,) * 40, (-1,), (2**62, 4), (0, 10**12), (1.5,), "x"]
 
 
-def npy(array: np.ndarray, *, descr: Any = None, shape: Any = None, fortran: Any = False, version: bytes = b"\1\0") -> bytes:
+def npy(
+    array: np.ndarray, *, descr: Any = None, shape: Any = None, fortran: Any = False, version: bytes = b"\1\0"
+) -> bytes:
     """An .npy file of the array, whose header may say something else."""
-    header = {"descr": descr or array.dtype.str, "fortran_order": fortran, "shape": array.shape if shape is None else shape}
+    header = {
+        "descr": descr or array.dtype.str,
+        "fortran_order": fortran,
+        "shape": array.shape if shape is None else shape,
+    }
     text = repr(header).encode() + b"\n"
     return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text + array.tobytes()
 
@@ -38,7 +44,20 @@ def npz(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED,
 
 def edited_arrays(arrays: dict[str, np.ndarray]) -> st.SearchStrategy[bytes]:
     """An .npz file with one to three edits: values, types, shapes, lengths, names; in the arrays or in what headers say."""
-    kinds = ("value", "value", "cast", "claim", "shape", "length", "flat", "delete", "double", "fortran", "swap", "version")
+    kinds = (
+        "value",
+        "value",
+        "cast",
+        "claim",
+        "shape",
+        "length",
+        "flat",
+        "delete",
+        "double",
+        "fortran",
+        "swap",
+        "version",
+    )
     edit = st.tuples(
         st.sampled_from(kinds),
         st.sampled_from(sorted(arrays)),
@@ -49,9 +68,9 @@ def edited_arrays(arrays: dict[str, np.ndarray]) -> st.SearchStrategy[bytes]:
         st.sampled_from(SHAPES),
         st.sampled_from(sorted(arrays)),
     )
-    return st.tuples(st.lists(edit, min_size=1, max_size=3), st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))).map(
-        lambda case: _assembled(arrays, *case)
-    )
+    return st.tuples(
+        st.lists(edit, min_size=1, max_size=3), st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    ).map(lambda case: _assembled(arrays, *case))
 
 
 def _assembled(arrays: dict[str, np.ndarray], edits: list[tuple], compression: int) -> bytes:

@@ -12,7 +12,14 @@ from fuzz import damaged, hunt
 
 from jaxsep.data.audio import DataError, audio_blocks, audio_info, read_audio
 
-FORMATS = [("wav", "FLOAT"), ("wav", "PCM_16"), ("wav", "IMA_ADPCM"), ("flac", "PCM_16"), ("ogg", "VORBIS"), ("mp3", "MPEG_LAYER_III")]
+FORMATS = [
+    ("wav", "FLOAT"),
+    ("wav", "PCM_16"),
+    ("wav", "IMA_ADPCM"),
+    ("flac", "PCM_16"),
+    ("ogg", "VORBIS"),
+    ("mp3", "MPEG_LAYER_III"),
+]
 FORMATS += [("aiff", "PCM_24"), ("w64", "PCM_16"), ("caf", "PCM_16"), ("au", "ULAW"), ("rf64", "PCM_16")]
 GROWTH = 150 << 20  # bytes that reading a small file may take
 SECONDS = 20

@@ -1,8 +1,10 @@
 """Whatever bytes a model, a pack, recipes, a run's files, a table, an archive or a .pt file hold: they are read and can be used, or
 refused with the path, in little time and memory. Cases are drawn by hypothesis, the same ones every time."""
 
+import gzip
 import io
 import json
+import os
 import pickletools
 import shutil
 import struct
@@ -33,6 +35,7 @@ from jaxsep.data.mixing import draw, load_recipes, make_pool, render, save_recip
 from jaxsep.data.premixed import make_premixed_pool, open_premixed, prepare_premixed
 from jaxsep.data.unpack import unpack
 from jaxsep.evaluation import curves, experiments, report_compare, report_sections, report_tables
+from jaxsep.evaluation.page import page
 from jaxsep.evaluation.players import read_excerpts
 from jaxsep.evaluation.runs import ReportError, read_runs
 from jaxsep.inference.bundle import BundleError, flatten, load_bundle, save_bundle
@@ -50,7 +53,9 @@ pytestmark = pytest.mark.parametrize("times", EXAMPLES)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle") / "model"
-    save_bundle(folder, network("original")[1], family="original", fields=FIELDS, sample_rate=8000, about={"classes": ["a"]})
+    save_bundle(
+        folder, network("original")[1], family="original", fields=FIELDS, sample_rate=8000, about={"classes": ["a"]}
+    )
     return folder
 
 
@@ -73,7 +78,9 @@ def test_model_json(times, model, tmp_path):
         path.write_bytes(case)
         return outcome(lambda: read_model(tmp_path), (BundleError,), tmp_path, len(case))
 
-    cases = st.one_of(json_damaged(json.loads(content)), json_damaged({"fields": FIELDS}).map(merged(content)), damaged(content))
+    cases = st.one_of(
+        json_damaged(json.loads(content)), json_damaged({"fields": FIELDS}).map(merged(content)), damaged(content)
+    )
     assert hunt(100 * times, cases, check)["read"] > 0
 
 
@@ -128,9 +135,47 @@ def test_parameters_of_older_models_that_have_no_checksum(times, model, tmp_path
 
 # .pt files.
 
-BITS = [b"0", b"2", b"(", b"t", b"\x85", b"\x86", b"\x87", b"]", b"}", b")", b"a", b"e", b"s", b"u", b"b", b"Q", b"R", b"\x81", b"\x93"]
-BITS += [b"N", b"K\x07", text("weight"), text("0"), text("storage"), b"cos\nsystem\n", b"ctorch\nLongStorage\n", b"h\x00", b"h\x05"]
-BITS += [b"\x8a\x09" + bytes(8) + b"\x01", b"(K\x00K\x01t", b"(K\x01t", b"\x94", b"q\x00", b"r\xff\xff\xff\x7f", b"J\xff\xff\xff\xff"]
+BITS = [
+    b"0",
+    b"2",
+    b"(",
+    b"t",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"]",
+    b"}",
+    b")",
+    b"a",
+    b"e",
+    b"s",
+    b"u",
+    b"b",
+    b"Q",
+    b"R",
+    b"\x81",
+    b"\x93",
+]
+BITS += [
+    b"N",
+    b"K\x07",
+    text("weight"),
+    text("0"),
+    text("storage"),
+    b"cos\nsystem\n",
+    b"ctorch\nLongStorage\n",
+    b"h\x00",
+    b"h\x05",
+]
+BITS += [
+    b"\x8a\x09" + bytes(8) + b"\x01",
+    b"(K\x00K\x01t",
+    b"(K\x01t",
+    b"\x94",
+    b"q\x00",
+    b"r\xff\xff\xff\x7f",
+    b"J\xff\xff\xff\xff",
+]
 BITS += [b"}\x87" * 5, b"(" * 9]
 
 
@@ -207,7 +252,10 @@ BOMBS = {
     "empty dictionaries": (b"}" * (5 * 2**20) + b".", "data.pkl has"),
     "a name that would be copied": (long_name(), "lies too deep"),
     "blocks without end": (many_names("sm.{}.x", 20_000), r"model\.num_blocks is 2000\d; it must be .* at most 1000"),
-    "levels without end": (many_names("sm.0.spp_dw.{}.x", 20_000), r"model\.upsampling_depth is 20000; it must be .* at most 16"),
+    "levels without end": (
+        many_names("sm.0.spp_dw.{}.x", 20_000),
+        r"model\.upsampling_depth is 20000; it must be .* at most 16",
+    ),
 }
 
 
@@ -225,7 +273,10 @@ def test_axes_without_values_build_no_network(times, reference_dir, tmp_path):
         weights = {name.removeprefix("param/"): value for name, value in file.items() if name.startswith("param/")}
     weights["m.weight"] = np.zeros((10**7, 1, 0, 1), np.float32)
     path = write_state_dict(tmp_path / "net.pt", weights)
-    with pytest.raises(ValueError, match=r"net\.pt: m\.weight has shape \(10000000, 1, 0, 1\), no values"), fuzz.watched(0):
+    with (
+        pytest.raises(ValueError, match=r"net\.pt: m\.weight has shape \(10000000, 1, 0, 1\), no values"),
+        fuzz.watched(0),
+    ):
         from_file(path)
 
 
@@ -236,7 +287,10 @@ def test_fields_of_a_model_that_cannot_be(times, model, tmp_path, field, value):
     about = json.loads((model / "model.json").read_text())
     about["fields"][field] = value
     (tmp_path / "model" / "model.json").write_text(json.dumps(about))
-    with pytest.raises(BundleError, match=rf"model/(model\.json: model\.{field} is|params\.safetensors: parameter)"), fuzz.watched(0):
+    with (
+        pytest.raises(BundleError, match=rf"model/(model\.json: model\.{field} is|params\.safetensors: parameter)"),
+        fuzz.watched(0),
+    ):
         load_bundle(tmp_path)
 
 
@@ -332,7 +386,9 @@ def test_small_arrays_that_stand_for_huge_ones(times, packs, tmp_path, kind):
     shutil.copytree(folder_of(packs["corpus"]), folder)
     with np.load(folder / "index.npz") as file:
         members = [(f"{name}.npy", npy(array)) for name, array in file.items()]
-    offsets = npy(np.zeros(25_000_000, np.int64)) if kind == "deflated" else npy(np.zeros(18, np.int64), shape=(10**11,))
+    offsets = (
+        npy(np.zeros(25_000_000, np.int64)) if kind == "deflated" else npy(np.zeros(18, np.int64), shape=(10**11,))
+    )
     if kind == "objects":
         offsets = npy(np.zeros(18, np.int64), descr="|O")
     if kind == "stored twice":
@@ -406,7 +462,26 @@ def as_lines(document):
         return document
 
 
-CELLS = ["", "-1", "0", "1", "9" * 30, "9" * 5000, "nan", "inf", "1e999", "1e12", "-1e300", "٣", "1_0", "x", '"', "a\nb", "../../x", "\0"]
+CELLS = [
+    "",
+    "-1",
+    "0",
+    "1",
+    "9" * 30,
+    "9" * 5000,
+    "nan",
+    "inf",
+    "1e999",
+    "1e12",
+    "-1e300",
+    "٣",
+    "1_0",
+    "x",
+    '"',
+    "a\nb",
+    "../../x",
+    "\0",
+]
 
 
 def damaged_table(content):
@@ -517,8 +592,6 @@ def test_excerpts_of_a_report(times, run, tmp_path):
         (place / "mixture.wav").write_bytes(case)
 
         def read():
-            from jaxsep.evaluation.page import page
-
             page("t", [], read_excerpts("label", found)).encode()
 
         return outcome(read, (ReportError,), place, len(case))
@@ -530,10 +603,10 @@ def test_excerpts_of_a_report(times, run, tmp_path):
 def test_archives(times, tmp_path, kind):
     members = {"top/a.txt": b"a" * 500, "top/below/b.txt": fuzz.noise(600)}
     whole = tmp_path / ("a.zip" if kind == "zip" else "a.tar.gz")
-    raw = tar_bytes(members) if kind == "tar" else archive(members)
+    raw = gzip.decompress(tar(members)) if kind == "tar" else archive(members)
 
     def check(case):
-        whole.write_bytes(gzip_again(case) if kind == "tar" else case)
+        whole.write_bytes(gzip.compress(case, 1) if kind == "tar" else case)
         shutil.rmtree(tmp_path / "into", ignore_errors=True)
         (tmp_path / "into").mkdir()
         found = outcome(lambda: unpack(whole, tmp_path / "into", "/".join), (FetchError,), tmp_path, 10**6)
@@ -543,21 +616,10 @@ def test_archives(times, tmp_path, kind):
     assert hunt(150 * times, damaged(raw), check)["read"] > 0
 
 
-def tar_bytes(members):
-    import gzip
-
-    return gzip.decompress(tar(members))
-
-
-def gzip_again(content):
-    import gzip
-
-    return gzip.compress(content, 1)
-
-
 def test_sound_files(times, tmp_path):
     """In a process of its own: libsndfile is not Python, and its faults would end this one."""
     command = [sys.executable, str(ROOT / "tests" / "faults" / "sound_reader.py"), str(tmp_path), str(60 * times)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False)
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False, env=here)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     print(done.stdout)
