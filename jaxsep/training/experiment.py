@@ -30,6 +30,7 @@ from jaxsep.training.devices import Devices
 from jaxsep.training.folder import claim, own_config, write_text
 from jaxsep.training.run import Interrupted, Run, Stop, score
 
+
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Train, or go on, or find finished; then score the test set and write the results. Returns summary.json's content.
 

@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,14 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave nothing of a disk, in disk/filler."""
+    with open(disk / "filler", "wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(bytes(1 << 12))
+    assert os.statvfs(disk).f_bavail == 0
 
 
 def largest_file(size: int) -> Callable[[], None]:

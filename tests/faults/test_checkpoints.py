@@ -1,6 +1,7 @@
 """Damaged checkpoints: a run says so and goes on from the one before, or ends with a message."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from limits import fill, small_disk
 from runs import arguments, assert_same, last_state, summary
 
 from jaxsep.main import main
@@ -139,6 +141,35 @@ def test_what_is_no_number_is_not_saved(pair, tmp_path, number):
     with pytest.raises(RunError, match="last/3: cannot be written"):
         Checkpoints(folder).save("last", state_of(3), {"best": number})
     assert sorted(path.name for path in (folder / "last").iterdir()) == ["1", "2"]
+
+
+def test_a_full_disk_costs_no_checkpoint_but_the_new_one(pair, tmp_path):
+    with small_disk(tmp_path / "disk", 4_000) as disk:
+        folder = copy_of(pair, disk / "copy")
+        fill(disk)
+        with pytest.raises(
+            RunError, match=r"last/3: cannot be written \(it takes up to 1\.0 MB, and 0\.0 MB are free\)"
+        ):
+            Checkpoints(folder).save("last", state_of(3), {"epoch": 3})
+        assert Checkpoints(folder).restore("last", state_of(0))[1] == {"epoch": 2}
+        (disk / "filler").unlink()
+        Checkpoints(folder).save("last", state_of(3), {"epoch": 3})
+        assert Checkpoints(folder).restore("last", state_of(0))[1] == {"epoch": 3}
+
+
+@pytest.mark.parametrize("size", [0, 100, 2000])
+def test_a_write_that_fails_in_the_middle_costs_no_checkpoint_but_the_new_one(pair, tmp_path, size):
+    """No file may grow beyond so many bytes, which only writing finds out."""
+    folder = copy_of(pair, tmp_path / "copy")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(RunError, match="last/3: cannot be written"):
+            Checkpoints(folder).save("last", state_of(3), {"epoch": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in (folder / "last").iterdir()) == ["1", "2"]
+    assert Checkpoints(folder).restore("last", state_of(0))[1] == {"epoch": 2}
 
 
 def check_mutation(pair, folder, place, changes):

@@ -1,10 +1,8 @@
 """What a training run survives: losses that are no numbers, a full disk, a second run in its folder."""
 
-import contextlib
 import csv
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from limits import small_disk
+from limits import fill, small_disk
 from runs import ROOT, arguments, assert_same, last_state, records, summary
 
 from jaxsep import settings
@@ -152,14 +150,6 @@ def test_a_second_run_in_the_folder_is_refused_and_a_killed_one_leaves_no_lock(t
     assert summary(workdir)["training"]["steps"] == 10
 
 
-def fill(disk):
-    """Leave nothing of a disk."""
-    with open(disk / "filler", "wb", buffering=0) as stream, contextlib.suppress(OSError):
-        while True:
-            stream.write(bytes(1 << 12))
-    assert os.statvfs(disk).f_bavail == 0
-
-
 def contents(folder):
     """File -> SHA-256 of everything below a folder."""
     files = (path for path in folder.rglob("*") if path.is_file())
@@ -167,19 +157,21 @@ def contents(folder):
 
 
 def test_a_disk_that_fills_up_while_training_costs_no_more_than_the_steps_since_the_checkpoint(tmp_path, capsys):
-    assert main(arguments(tmp_path / "undisturbed")) == 0
+    assert main(arguments(tmp_path / "undisturbed", train__mixtures_per_epoch=200)) == 0
     with small_disk(tmp_path / "disk", 20_000) as disk:
         workdir = disk / "run"
-        process = start(workdir, train__checkpoint_minutes=1e-9)
-        wait_for(workdir / "metrics.jsonl", '"step": 6,', process)
+        process = start(workdir, train__mixtures_per_epoch=200)
+        wait_for(workdir / "metrics.jsonl", '"step": 54,', process)
+        process.send_signal(signal.SIGSTOP)  # in the second epoch: the next checkpoint is far
         fill(disk)
+        process.send_signal(signal.SIGCONT)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 1, output
         assert "error: " in output
         assert "Traceback" not in output, output
         (disk / "filler").unlink()
-        assert int(last_state(workdir).step) >= 5
-        assert main(arguments(workdir)) == 0
+        assert int(last_state(workdir).step) == 50
+        assert main(arguments(workdir, train__mixtures_per_epoch=200)) == 0
         assert_same(last_state(workdir), last_state(tmp_path / "undisturbed"))
         assert summary(workdir)["test"] == summary(tmp_path / "undisturbed")["test"]
 
