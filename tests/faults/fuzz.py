@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SECONDS = 10.0  # for one small file, on a machine that others use too
+SECONDS = 20.0  # for one small file, on a machine that others use too
 FREE_BYTES, TIMES = 48 << 20, 100  # a reader may take so much memory, and so many times the file's size
 # Of each reader: in a default run, and in the long one.
 EXAMPLES = [pytest.param(1, id="short"), pytest.param(20, id="long", marks=pytest.mark.slow)]
@@ -50,13 +50,14 @@ def hunt(examples: int, cases: st.SearchStrategy, check: Callable[[Any], str]) -
 
 def outcome(read: Callable[[], Any], errors: tuple[type[Exception], ...], path: Path, size: int) -> str:
     """'read', or 'refused' where read raised one of errors with the path in its message; all else fails."""
+    message = None
     try:
         with watched(size):
             read()
     except errors as error:
-        assert str(path) in str(error), f"without the path {path}: {error}"
-        return "refused"
-    return "read"
+        message = str(error)
+    assert message is None or str(path) in message, f"without the path {path}: {message}"
+    return "read" if message is None else "refused"
 
 
 @contextmanager
@@ -151,46 +152,9 @@ RAW = {
     '"@beyond@"': "1e999",
 }
 VALUES = [
-    *(
-        None,
-        True,
-        False,
-        0,
-        1,
-        -1,
-        2,
-        3,
-        7,
-        10**6,
-        10**9,
-        10**12,
-        2**31,
-        2**62,
-        2**63,
-        2**64,
-        -(10**30),
-        0.5,
-        -0.0,
-        1e-300,
-        1e300,
-    ),
-    *(
-        math.nan,
-        math.inf,
-        -math.inf,
-        "",
-        "x",
-        "0",
-        "\ud800",
-        "\0",
-        "../../x",
-        "/etc/passwd",
-        "C:\\x",
-        "a/b",
-        "..",
-        "<b>&",
-        "y" * 5000,
-    ),
+    *(None, True, False, 0, 1, -1, 2, 3, 7, 10**6, 10**9, 10**12, 2**31, 2**62, 2**63, 2**64, -(10**30)),
+    *(0.5, -0.0, 1e-300, 1e300, math.nan, math.inf, -math.inf),
+    *("", "x", "0", "\ud800", "\0", "../../x", "/etc/passwd", "C:\\x", "a/b", "..", "<b>&", "y" * 5000),
     *([], [1], ["x"], [[]], {}, {"a": 1}, {"": {}}, *(name.strip('"') for name in RAW)),
 ]
 

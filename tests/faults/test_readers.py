@@ -1,5 +1,5 @@
-"""Whatever bytes a model, a pack, recipes, a run's files, a table, an archive or a .pt file hold: they are read and can be used, or
-refused with the path, in little time and memory. Cases are drawn by hypothesis, the same ones every time."""
+"""Whatever bytes a model, a pack, recipes, a run's files, a table, a sound, an archive or a .pt file hold: they are read and
+can be used, or refused with the path, in little time and memory. Cases are drawn by hypothesis, the same ones every time."""
 
 import gzip
 import io
@@ -52,36 +52,37 @@ pytestmark = pytest.mark.parametrize("times", EXAMPLES)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
+    """(folder, parameters by name) of a bundle."""
     folder = tmp_path_factory.mktemp("bundle") / "model"
-    save_bundle(
-        folder, network("original")[1], family="original", fields=FIELDS, sample_rate=8000, about={"classes": ["a"]}
-    )
-    return folder
+    params = network("original")[1]
+    save_bundle(folder, params, family="original", fields=FIELDS, sample_rate=8000, about={"classes": ["a"]})
+    return folder, flatten(params)
 
 
-def read_model(folder):
+def read_model(folder, saved):
+    """The parameters by name; of the network that was saved, as no case changes shapes and fields alike."""
     module, params, description = load_bundle(folder)
-    expected = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), expected
-    )
+    found = flatten(params)
+    assert {name: (array.shape, array.dtype) for name, array in found.items()} == {
+        name: (array.shape, array.dtype) for name, array in saved.items()
+    }
+    assert {name: getattr(module, name) for name in FIELDS} == FIELDS
     assert 1 <= description["sample_rate"] <= 10**6
-    return params
+    return found
 
 
 def test_model_json(times, model, tmp_path):
-    shutil.copytree(model, tmp_path / "model")
+    shutil.copytree(model[0], tmp_path / "model")
     path = tmp_path / "model" / "model.json"
     content = path.read_bytes()
 
     def check(case):
         path.write_bytes(case)
-        return outcome(lambda: read_model(tmp_path), (BundleError,), tmp_path, len(case))
+        return outcome(lambda: read_model(tmp_path, model[1]), (BundleError,), tmp_path, len(case))
 
-    cases = st.one_of(
-        json_damaged(json.loads(content)), json_damaged({"fields": FIELDS}).map(merged(content)), damaged(content)
-    )
-    assert hunt(100 * times, cases, check)["read"] > 0
+    fields = json_damaged({"fields": FIELDS}).map(merged(content))
+    cases = st.one_of(json_damaged(json.loads(content)), fields, damaged(content))
+    assert hunt(60 * times, cases, check)["read"] > 0
 
 
 def merged(content):
@@ -97,16 +98,16 @@ def merged(content):
 
 
 def test_parameters_of_a_model_are_those_that_were_saved_or_refused(times, model, tmp_path):
-    shutil.copytree(model, tmp_path / "model")
+    shutil.copytree(model[0], tmp_path / "model")
     path = tmp_path / "model" / "params.safetensors"
-    content, saved = path.read_bytes(), flatten(load_bundle(model)[1])
+    content = path.read_bytes()
 
     def check(case):
         path.write_bytes(case)
 
         def read():
-            for name, array in flatten(read_model(tmp_path)).items():
-                np.testing.assert_array_equal(array, saved[name])
+            for name, array in read_model(tmp_path, model[1]).items():
+                np.testing.assert_array_equal(array, model[1][name])
 
         return outcome(read, (BundleError,), path, len(case))
 
@@ -114,9 +115,9 @@ def test_parameters_of_a_model_are_those_that_were_saved_or_refused(times, model
 
 
 def test_parameters_of_older_models_that_have_no_checksum(times, model, tmp_path):
-    shutil.copytree(model, tmp_path / "model")
-    about = json.loads((model / "model.json").read_text())
-    del about["params_sha256"]
+    shutil.copytree(model[0], tmp_path / "model")
+    about = json.loads((model[0] / "model.json").read_text())
+    about.pop("params_sha256", None)
     (tmp_path / "model" / "model.json").write_text(json.dumps(about))
     path = tmp_path / "model" / "params.safetensors"
     content = path.read_bytes()
@@ -125,40 +126,19 @@ def test_parameters_of_older_models_that_have_no_checksum(times, model, tmp_path
 
     def check(case):
         path.write_bytes(case)
-        return outcome(lambda: read_model(tmp_path), (BundleError,), tmp_path / "model", len(case))
+        return outcome(lambda: read_model(tmp_path, model[1]), (BundleError,), tmp_path / "model", len(case))
 
     def assembled(edited):
         return struct.pack("<Q", len(edited)) + edited + data
 
-    hunt(100 * times, st.one_of(json_damaged(header).map(assembled), damaged(content)), check)
+    hunt(80 * times, st.one_of(json_damaged(header).map(assembled), damaged(content)), check)
 
 
 # .pt files.
 
-BITS = [
-    b"0",
-    b"2",
-    b"(",
-    b"t",
-    b"\x85",
-    b"\x86",
-    b"\x87",
-    b"]",
-    b"}",
-    b")",
-    b"a",
-    b"e",
-    b"s",
-    b"u",
-    b"b",
-    b"Q",
-    b"R",
-    b"\x81",
-    b"\x93",
-]
+# Instructions, and numbers and names for them to take.
+BITS = [bytes([code]) for code in b"02(t]})aesubQRN\x85\x86\x87\x81\x93\x94"]
 BITS += [
-    b"N",
-    b"K\x07",
     text("weight"),
     text("0"),
     text("storage"),
@@ -166,17 +146,16 @@ BITS += [
     b"ctorch\nLongStorage\n",
     b"h\x00",
     b"h\x05",
+    b"q\x00",
 ]
 BITS += [
+    b"K\x07",
     b"\x8a\x09" + bytes(8) + b"\x01",
-    b"(K\x00K\x01t",
-    b"(K\x01t",
-    b"\x94",
-    b"q\x00",
-    b"r\xff\xff\xff\x7f",
     b"J\xff\xff\xff\xff",
+    b"r\xff\xff\xff\x7f",
+    b"(K\x00K\x01t",
+    b"(" * 9,
 ]
-BITS += [b"}\x87" * 5, b"(" * 9]
 
 
 def pickles(content: bytes) -> st.SearchStrategy[bytes]:
@@ -210,14 +189,12 @@ def test_published_files(times, reference_dir, tmp_path, form):
         path.write_bytes(case)
 
         def read():
-            module, params = from_file(path)
-            assert jax.tree.map(np.shape, params) == jax.tree.map(
-                np.shape, jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
-            )
+            params = from_file(path)[1]
+            assert all(np.size(array) for array in jax.tree.leaves(params))
 
         return outcome(read, (ValueError,), path, len(case))
 
-    hunt(100 * times, st.one_of(pickles(members[main]).map(again), damaged(content)), check)
+    hunt(80 * times, st.one_of(pickles(members[main]).map(again), damaged(content)), check)
 
 
 def doubling(last: bytes) -> bytes:
@@ -251,10 +228,10 @@ BOMBS = {
     "tuples as an entry": (b"}" + text("a") + doubling(b"s."), "no tensors: 'a'"),
     "empty dictionaries": (b"}" * (5 * 2**20) + b".", "data.pkl has"),
     "a name that would be copied": (long_name(), "lies too deep"),
-    "blocks without end": (many_names("sm.{}.x", 20_000), r"model\.num_blocks is 2000\d; it must be .* at most 1000"),
+    "blocks without end": (many_names("sm.{}.x", 20_000), r"model\.num_blocks is 2000\d; .* at most 1000"),
     "levels without end": (
         many_names("sm.0.spp_dw.{}.x", 20_000),
-        r"model\.upsampling_depth is 20000; it must be .* at most 16",
+        r"model\.upsampling_depth is 20000; .* at most 16",
     ),
 }
 
@@ -283,8 +260,8 @@ def test_axes_without_values_build_no_network(times, reference_dir, tmp_path):
 @pytest.mark.parametrize("field", ["num_blocks", "upsampling_depth", "enc_num_basis", "num_sources", "out_channels"])
 @pytest.mark.parametrize("value", [10**4, 10**9, 10**12, 10**30, -1, 0, "2", [2], {"a": 2}, None, True, 2.0])
 def test_fields_of_a_model_that_cannot_be(times, model, tmp_path, field, value):
-    shutil.copytree(model, tmp_path / "model")
-    about = json.loads((model / "model.json").read_text())
+    shutil.copytree(model[0], tmp_path / "model")
+    about = json.loads((model[0] / "model.json").read_text())
     about["fields"][field] = value
     (tmp_path / "model" / "model.json").write_text(json.dumps(about))
     with (
@@ -462,26 +439,8 @@ def as_lines(document):
         return document
 
 
-CELLS = [
-    "",
-    "-1",
-    "0",
-    "1",
-    "9" * 30,
-    "9" * 5000,
-    "nan",
-    "inf",
-    "1e999",
-    "1e12",
-    "-1e300",
-    "٣",
-    "1_0",
-    "x",
-    '"',
-    "a\nb",
-    "../../x",
-    "\0",
-]
+CELLS = ["", "-1", "0", "1", "9" * 30, "9" * 5000, "nan", "inf", "1e999", "1e12", "-1e300", "٣", "1_0", "x"]
+CELLS += ['"', "a\nb", "../../x", "\0", "=1+1"]
 
 
 def damaged_table(content):
