@@ -19,12 +19,18 @@ MAX_INFLATION, FREE_BYTES = 100, 1 << 24
 MAX_NAME_BYTES = 200  # a class is part of the names of files, and those end at 255 bytes
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises OSError, or ValueError where it is no regular file or no JSON."""
+def read_text(path: Path) -> str:
+    """A file's text. Raises OSError, or ValueError where it is no regular file or no UTF-8."""
     if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
         raise ValueError("it is no regular file")
+    return path.read_text(encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, or ValueError where it is no regular file or no JSON."""
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

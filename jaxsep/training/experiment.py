@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 import jaxsep
 from jaxsep import models
 from jaxsep.data.audio import DataError, write_wav
+from jaxsep.data.reading import read_json
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
 from jaxsep.evaluation.statistics import average, summarise_alone
@@ -97,10 +98,10 @@ def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
         report(summary, workdir).encode()  # whatever is said of it later can be
         return summary if summary["num_epochs"] == config.train.num_epochs else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise SettingsError(
             f"--workdir {workdir}: summary.json is damaged ({error!r:.200}); removed, it is written again by the same command"
         ) from error

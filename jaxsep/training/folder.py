@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxsep import models, rules, settings
 from jaxsep.data.packing import atomic_file
+from jaxsep.data.reading import read_text
 from jaxsep.settings import SettingsError
 from jaxsep.training.build import Parts
 
@@ -64,7 +65,7 @@ def locked(workdir: Path) -> Iterator[None]:
 def read_config(workdir: Path) -> ConfigDict:
     """The configuration in a run's folder."""
     try:
-        return settings.from_json((workdir / "config.json").read_text(encoding="utf-8"))
+        return settings.from_json(read_text(workdir / "config.json"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder") from error
 
@@ -81,6 +82,10 @@ def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> ConfigDict
       SettingsError: more than that is changed, or the network is not allowed.
     """
     saved = read_config(workdir)
+    try:
+        rules.validate(saved)
+    except SettingsError as error:
+        raise SettingsError(f"{workdir}/config.json: {error}") from error
     config = settings.override(read_config(workdir), overrides)
     rules.validate(config)
     changed = [name for name in settings.differences(saved, config) if not name.startswith("data.")]

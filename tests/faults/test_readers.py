@@ -41,7 +41,8 @@ from jaxsep.evaluation.runs import ReportError, read_runs
 from jaxsep.inference.bundle import BundleError, flatten, load_bundle, save_bundle
 from jaxsep.models.torch_import import from_file
 from jaxsep.settings import SettingsError
-from jaxsep.training.experiment import finished, read_config
+from jaxsep.training.experiment import finished
+from jaxsep.training.folder import read_config
 from jaxsep.training.journal import _cut
 
 pytestmark = pytest.mark.parametrize("times", EXAMPLES)

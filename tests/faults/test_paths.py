@@ -1,0 +1,293 @@
+"""No name in a table, an index, an archive or a model leads out of its folder, waits for a pipe, or makes code run."""
+
+import json
+import os
+import shutil
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+from archives import archive, tar
+from fuzz import Path, np_noise, watched
+from npz import npy, npz
+from runs import FIELDS, arguments, network
+from slim import slim_run
+from trees import RATE, write, write_esc50, write_libri2mix, write_tree
+
+import jaxsep
+from jaxsep import report, separate, settings
+from jaxsep.data.audio import DataError, audio_info, read_audio
+from jaxsep.data.corpus import open_packed, prepare
+from jaxsep.data.layouts import read_layout
+from jaxsep.data.packing import pack_paths
+from jaxsep.data.premixed import open_premixed, prepare_premixed
+from jaxsep.data.unpack import BadArchive, unpack
+from jaxsep.evaluation.runs import ReportError, read_runs
+from jaxsep.inference.bundle import BundleError, load_bundle, save_bundle
+from jaxsep.main import main
+from jaxsep.settings import SettingsError
+from jaxsep.training.experiment import evaluate_run, finished, read_config
+
+ENTRIES = [(1, 0, "dog", "1", "A"), (4, 10, "rain", "2", "A"), (5, 0, "dog", "3", "A"), (5, 10, "rain", "4", "A")]
+# What may not be a class: its name becomes part of the names of the excerpts that a run leaves.
+NAMES = ["../../x", "/x", "a/b", "a\\b", "..", ".", "", "\ud800", "a\0b", "y" * 201, "ü" * 101]
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory):
+    """Folders of a packed corpus and of a packed premixed set."""
+    place = tmp_path_factory.mktemp("packs")
+    corpus = prepare(write_tree(place / "tree", seconds=0.5), "speech", RATE, place / "cache", progress=False)
+    premixed = prepare_premixed(write_libri2mix(place / "libri"), RATE, place / "cache", progress=False)
+    return {"corpus": Path(corpus.audio.filename).parent, "premixed": Path(premixed.audio.filename).parent}
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.wav", "{}/secret.wav", "x/../../secret.wav", "C:x.wav", "a\\b.wav", "..", ".", "a\0.wav"]
+)
+def test_files_of_esc50_s_table_lie_in_its_folder(tmp_path, name):
+    root = write_esc50(tmp_path / "root", ENTRIES)
+    write(tmp_path / "root" / "secret.wav", np_noise(4000))
+    table = root / "meta" / "esc50.csv"
+    table.write_text(table.read_text().replace("1-1-A-0.wav", name.format(root), 1))
+    with pytest.raises(DataError, match=r"esc50\.csv, line 2: filename is .* must be the name of a file in audio/"):
+        prepare(root, "environment", RATE, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_of_esc50_is_listed_once(tmp_path):
+    """In two folds it would be in training and test."""
+    root = write_esc50(tmp_path, ENTRIES)
+    table = root / "meta" / "esc50.csv"
+    table.write_text(table.read_text().replace("5-4-A-10.wav", "1-1-A-0.wav", 1))
+    with pytest.raises(DataError, match=r"esc50\.csv: lists '1-1-A-0\.wav' more than once"):
+        read_layout(root, "environment")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("", "\ud800")])
+def test_categories_of_esc50_can_be_names_of_files(tmp_path, name):
+    root = write_esc50(tmp_path, ENTRIES)
+    table = root / "meta" / "esc50.csv"
+    table.write_text(table.read_text().replace("rain", name))
+    with pytest.raises(DataError, match=rf"{root}.* cannot be the name of a class"):
+        read_layout(root, "environment")
+
+
+def test_folders_of_classes_whose_names_are_too_long_for_excerpts(tmp_path):
+    root = write_tree(tmp_path / "root")
+    (root / "train" / "c0").rename(root / "train" / ("y" * 250))
+    with pytest.raises(DataError, match=rf"{root}.* cannot be the name of a class"):
+        prepare(root, "speech", RATE, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["corpus", "premixed"])
+def test_classes_of_a_pack_can_be_names_of_files(packs, tmp_path, kind, name):
+    folder = shutil.copytree(packs[kind], tmp_path / "pack")
+    edit_header(folder, lambda header: header["class_names"].__setitem__(0, name))
+    with pytest.raises(DataError, match=rf"{folder}.* cannot be the name of a class"):
+        (open_packed if kind == "corpus" else open_premixed)(folder)
+
+
+def edit_header(folder, change):
+    header = json.loads((folder / "corpus.json").read_text())
+    change(header)
+    (folder / "corpus.json").write_text(json.dumps(header))
+
+
+def test_a_run_on_a_pack_with_such_a_class_writes_nothing(packs, tmp_path, capsys):
+    """Its excerpts would be written to tmp_path/escaped.wav."""
+    folder = shutil.copytree(packs["corpus"], tmp_path / "pack")
+    edit_header(folder, lambda header: header["class_names"].__setitem__(0, "../../../../../escaped"))
+    given = {"data__speech_root": folder, "data__slots": "('speech','speech')", "train__num_epochs": 1}
+    assert main(arguments(tmp_path / "run", "curriculum.py", **given)) == 2
+    assert "'../../../../../escaped' cannot be the name of a class" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
+@pytest.mark.parametrize("roles", [("mix_clean", "../dev/s1"), ("mix_clean", "s1/../s2"), ("/tmp", "s1")])
+def test_roles_are_names_of_folders(tmp_path, roles):
+    root = write_libri2mix(tmp_path / "libri")
+    with pytest.raises(DataError, match=r"data\.premixed_roles: .* cannot be the name of a class"):
+        prepare_premixed(root, RATE, tmp_path / "cache", roles=roles)
+
+
+OPENED: list[str] = []
+
+
+def listen(event, arguments):
+    if event == "open" and isinstance(arguments[0], str | bytes):
+        OPENED.append(os.fsdecode(arguments[0]))
+
+
+def test_the_paths_in_a_pack_and_a_model_are_never_opened(packs, tmp_path):
+    folder = shutil.copytree(packs["corpus"], tmp_path / "pack")
+    with np.load(folder / "index.npz") as file:
+        arrays = dict(file)
+    arrays["paths"] = pack_paths(["../../secret", "/etc/passwd", *["x"] * (arrays["lengths"].size - 2)])
+    (folder / "index.npz").write_bytes(npz([(f"{name}.npy", npy(array)) for name, array in arrays.items()]))
+    about = {"origin": {"file": "/etc/passwd"}, "classes": ["../../x"]}
+    save_bundle(
+        tmp_path / "model", network("improved")[1], family="improved", fields=FIELDS, sample_rate=8000, about=about
+    )
+    sys.addaudithook(listen)  # for good; it costs nothing
+    OPENED.clear()
+    pack = open_packed(folder)
+    load_bundle(tmp_path)
+    inside = {path for path in OPENED if path.startswith(str(tmp_path))}
+    outside = {path for path in OPENED if "passwd" in path or "secret" in path}
+    assert pack.paths[1] == "/etc/passwd"
+    names = ("pack/corpus.json", "pack/index.npz", "pack/audio.f32", "model/model.json", "model/params.safetensors")
+    assert inside == {f"{tmp_path}/{name}" for name in names}
+    assert not outside
+
+
+def entry(name, **fields):
+    info = tarfile.TarInfo("placeholder")
+    info.pax_headers = {"path": name}
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "a\0b", "."])
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_archives(tmp_path, kind, name):
+    if kind == "zip" and "\0" in name:
+        pytest.skip("zipfile ends a name there")
+    (tmp_path / "into").mkdir()
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(archive({name: b"evil"}) if kind == "zip" else tar({name: entry(name)}))
+    with pytest.raises(BadArchive, match=rf"{path}: holds .* names must be relative"):
+        unpack(path, tmp_path / "into", "/".join)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [path.name, "into"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_archives_hold_files_alone(tmp_path, kind):
+    (tmp_path / "into").mkdir()
+    (tmp_path / "a.tar.gz").write_bytes(tar({"x": entry("x", type=kind, linkname="/etc/passwd")}))
+    with pytest.raises(BadArchive, match="holds 'x', a link or device"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "into", "/".join)
+    assert not list((tmp_path / "into").iterdir())
+
+
+HOSTILE = "<script>alert(1)</script>](javascript:alert(1)) ../../x\n# x"
+
+
+def test_a_report_on_hostile_names_is_a_report(tmp_path, capsys):
+    """Classes and a run's folder with names that are markup, links and paths."""
+    written = {}
+    for name in ("plain", "hostile"):
+        place = tmp_path / name
+        place.mkdir()
+        folder = place / ("run" if name == "plain" else HOSTILE.replace("/", "|").replace("\n", " "))
+        slim_run(folder)
+        excerpt = folder / "evaluation" / "audio" / "worst-1-mixture3"
+        for stem in ("mixture", "source1-x", "estimate1", "source2-y", "estimate2"):
+            write(excerpt / f"{stem}.wav", np_noise(100))
+        if name == "hostile":
+            table = folder / "evaluation" / "test.csv"
+            table.write_text(table.read_text().replace("anna", f'"{HOSTILE}"'))
+        assert report.main([str(folder), "-o", str(place / "out")]) == 0
+        written[name] = {str(path.relative_to(place / "out")) for path in place.joinpath("out").rglob("*")}
+        assert {path.name for path in place.iterdir()} == {folder.name, "out"}
+    assert written["hostile"] == written["plain"]
+    html = (tmp_path / "hostile" / "out" / "report.html").read_text()
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<script>alert" not in html
+    markdown = (tmp_path / "hostile" / "out" / "report.md").read_text()
+    assert "<script>" not in markdown
+    assert "](javascript" not in markdown
+    assert not [line for line in markdown.splitlines() if line.startswith("# x")]
+
+
+@pytest.mark.parametrize("name", ["...wav", "....wav"])
+def test_results_of_a_recording_lie_below_the_output(tmp_path, name):
+    """The folder of '...wav' would be '..', of '....wav' it is '...'."""
+    soundfile.write(tmp_path / name, np_noise(100), 8000, format="WAV")
+    if name == "...wav":
+        with pytest.raises(separate.CommandError, match="results would not lie below"):
+            separate.find_recordings([str(tmp_path / name)], tmp_path / "out")
+    else:
+        assert list(separate.find_recordings([str(tmp_path / name)], tmp_path / "out")) == [Path("...")]
+
+
+def pipe(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def test_pipes_are_not_waited_for(packs, tmp_path):
+    pack = shutil.copytree(packs["corpus"], tmp_path / "pack")
+    save_bundle(
+        tmp_path / "model", network("improved")[1], family="improved", fields=FIELDS, sample_rate=8000, about={}
+    )
+    slim_run(tmp_path / "run")
+    config = read_config(tmp_path / "run")
+    for path, read, error in (
+        (tmp_path / "x.wav", lambda: read_audio(tmp_path / "x.wav", RATE), DataError),
+        (tmp_path / "y.wav", lambda: audio_info(tmp_path / "y.wav"), DataError),
+        (pack / "index.npz", lambda: open_packed(pack), DataError),
+        (pack / "audio.f32", lambda: open_packed(pack), DataError),
+        (pack / "corpus.json", lambda: open_packed(pack), DataError),
+        (tmp_path / "model" / "model.json", lambda: load_bundle(tmp_path), BundleError),
+        (tmp_path / "run" / "config.json", lambda: read_config(tmp_path / "run"), SettingsError),
+        (tmp_path / "run" / "summary.json", lambda: finished(tmp_path / "run", config), SettingsError),
+        (tmp_path / "run" / "evaluation" / "test.csv", lambda: read_runs([tmp_path / "run"]), ReportError),
+    ):
+        pipe(path)
+        with pytest.raises(error, match=str(tmp_path)), watched(0):
+            read()
+
+
+MARK = "import pathlib\npathlib.Path({!r}).touch()\n"
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """The name of a network whose module leaves a mark when it is imported; a run's folder and its bundle name it."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "stranger.py").write_text(MARK.format(str(tmp_path / "ran")))
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    yield "stranger:Network"
+    assert "stranger" not in sys.modules
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("where", ["config.json", "model.json"])
+def test_no_file_makes_code_run(tmp_path, stranger, capsys, where):
+    folder = tmp_path / "run"
+    slim_run(folder, f"model.family={stranger!r}" if where == "config.json" else "seed=0")
+    fields = {name: value for name, value in read_config(folder).model.items() if name in FIELDS}
+    params = network("original", **fields)[1] if where == "config.json" else {"a": np.zeros(1, np.float32)}
+    family = "original" if where == "config.json" else stranger
+    save_bundle(folder / "model", params, family=family, fields=fields, sample_rate=8000, about={})
+    assert report.main([str(folder), "-o", str(tmp_path / "out")]) == 0
+    assert main(["--mode", "evaluate", "--workdir", str(folder)]) == 2
+    assert stranger in capsys.readouterr().err
+    with pytest.raises((SettingsError, BundleError), match="outside jaxsep"):
+        evaluate_run([], folder)
+    if where == "model.json":
+        write(tmp_path / "a.wav", np_noise(100))
+        with pytest.raises(BundleError, match="--trust stranger:Network"):
+            jaxsep.load(folder)
+        assert separate.main([str(tmp_path / "a.wav"), "--model", str(folder), "-o", str(tmp_path / "sep")]) == 2
+        assert separate.main(["--export", str(folder), "-o", str(tmp_path / "copy")]) == 2
+        with pytest.raises(BundleError, match="--trust stranger:Network"):
+            evaluate_run([], folder)
+
+
+def test_a_configuration_in_a_run_s_folder_is_data(tmp_path):
+    """Text that looks like Python stays text."""
+    slim_run(tmp_path / "run")
+    document = json.loads((tmp_path / "run" / "config.json").read_text())
+    document["data"]["speech_root"] = "__import__('os').mkdir('ran')"
+    document["weighting"]["gamma"] = {"{seed}": 1.0}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(document))
+    config = read_config(tmp_path / "run")
+    assert config.data.speech_root == "__import__('os').mkdir('ran')"
+    assert json.loads(settings.to_json(config)) == document
+    assert not os.path.exists("ran")
