@@ -45,7 +45,7 @@ from jaxsep.training.experiment import finished
 from jaxsep.training.folder import read_config
 from jaxsep.training.journal import _cut
 
-pytestmark = pytest.mark.parametrize("times", EXAMPLES)
+fuzzed = pytest.mark.parametrize("times", EXAMPLES)
 
 
 # Models.
@@ -72,6 +72,7 @@ def read_model(folder, saved):
     return found
 
 
+@fuzzed
 def test_model_json(times, model, tmp_path):
     shutil.copytree(model[0], tmp_path / "model")
     path = tmp_path / "model" / "model.json"
@@ -98,6 +99,7 @@ def merged(content):
     return merge
 
 
+@fuzzed
 def test_parameters_of_a_model_are_those_that_were_saved_or_refused(times, model, tmp_path):
     shutil.copytree(model[0], tmp_path / "model")
     path = tmp_path / "model" / "params.safetensors"
@@ -115,6 +117,7 @@ def test_parameters_of_a_model_are_those_that_were_saved_or_refused(times, model
     hunt(60 * times, damaged(content), check)
 
 
+@fuzzed
 def test_parameters_of_older_models_that_have_no_checksum(times, model, tmp_path):
     shutil.copytree(model[0], tmp_path / "model")
     about = json.loads((model[0] / "model.json").read_text())
@@ -175,6 +178,7 @@ def pickles(content: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(st.tuples(shuffles(), extra).map(assemble), damaged(content))
 
 
+@fuzzed
 @pytest.mark.parametrize("form", ["module", "state_dict"])
 def test_published_files(times, reference_dir, tmp_path, form):
     content = (reference_dir / f"improved_sudormrf_{form}.pt").read_bytes()
@@ -238,7 +242,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_small_pickles_that_stand_for_something_huge(times, tmp_path, bomb):
+def test_small_pickles_that_stand_for_something_huge(tmp_path, bomb):
     body, message = BOMBS[bomb]
     path = write(tmp_path / "net.pt", b"\x80\x02" + body, {"0": bytes(4)})
     size = path.stat().st_size
@@ -246,7 +250,7 @@ def test_small_pickles_that_stand_for_something_huge(times, tmp_path, bomb):
         from_file(path)
 
 
-def test_axes_without_values_build_no_network(times, reference_dir, tmp_path):
+def test_axes_without_values_build_no_network(reference_dir, tmp_path):
     with np.load(reference_dir / "sudormrf_original.npz") as file:
         weights = {name.removeprefix("param/"): value for name, value in file.items() if name.startswith("param/")}
     weights["m.weight"] = np.zeros((10**7, 1, 0, 1), np.float32)
@@ -260,7 +264,7 @@ def test_axes_without_values_build_no_network(times, reference_dir, tmp_path):
 
 @pytest.mark.parametrize("field", ["num_blocks", "upsampling_depth", "enc_num_basis", "num_sources", "out_channels"])
 @pytest.mark.parametrize("value", [10**4, 10**9, 10**12, 10**30, -1, 0, "2", [2], {"a": 2}, None, True, 2.0])
-def test_fields_of_a_model_that_cannot_be(times, model, tmp_path, field, value):
+def test_fields_of_a_model_that_cannot_be(model, tmp_path, field, value):
     shutil.copytree(model[0], tmp_path / "model")
     about = json.loads((model[0] / "model.json").read_text())
     about["fields"][field] = value
@@ -306,6 +310,7 @@ def use_pack(folder, kind):
         assert all(pool.table.names[number] for number in batch["class_ids"].ravel() if number >= 0)
 
 
+@fuzzed
 @pytest.mark.parametrize("kind", ["corpus", "premixed"])
 def test_packs(times, packs, tmp_path, kind):
     folder = tmp_path / "pack"
@@ -328,7 +333,7 @@ def test_packs(times, packs, tmp_path, kind):
 
 
 @pytest.mark.parametrize("size", [0, 4, 3, 1000])
-def test_audio_of_another_length_is_refused(times, packs, tmp_path, size):
+def test_audio_of_another_length_is_refused(packs, tmp_path, size):
     shutil.copytree(folder_of(packs["corpus"]), tmp_path / "pack")
     with open(tmp_path / "pack" / "audio.f32", "rb+") as file:
         file.truncate(size)
@@ -336,6 +341,7 @@ def test_audio_of_another_length_is_refused(times, packs, tmp_path, size):
         open_packed(tmp_path / "pack")
 
 
+@fuzzed
 def test_recipes(times, packs, tmp_path):
     corpus = packs["corpus"]
     settled = {"split": "test", "slots": ("speech", "speech"), "segment_seconds": 0.1, "max_snr_db": 5.0}
@@ -359,7 +365,7 @@ def test_recipes(times, packs, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["deflated", "header", "stored twice", "objects"])
-def test_small_arrays_that_stand_for_huge_ones(times, packs, tmp_path, kind):
+def test_small_arrays_that_stand_for_huge_ones(packs, tmp_path, kind):
     folder = tmp_path / "pack"
     shutil.copytree(folder_of(packs["corpus"]), folder)
     with np.load(folder / "index.npz") as file:
@@ -412,6 +418,7 @@ def report_of(folders):
         report_sections.about([experiment], "none")
 
 
+@fuzzed
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.jsonl", "evaluation/test.csv"])
 def test_the_report_s_files(times, run, tmp_path, name):
     shutil.copytree(run, tmp_path / "runs")
@@ -458,6 +465,7 @@ def damaged_table(content):
     return st.tuples(st.lists(edit, max_size=3), st.one_of(st.just([]), shuffles())).map(assemble)
 
 
+@fuzzed
 def test_a_run_s_configuration(times, run, tmp_path):
     path = tmp_path / "config.json"
     content = (run / "run" / "config.json").read_bytes()
@@ -487,6 +495,7 @@ def test_a_run_s_configuration(times, run, tmp_path):
     assert hunt(150 * times, st.one_of(json_damaged(json.loads(content)), damaged(content)), check)["read"] > 0
 
 
+@fuzzed
 def test_the_summary_of_a_run_started_again(times, run, tmp_path):
     config = read_config(run / "run")
     document = json.loads((run / "run" / "summary.json").read_text())
@@ -501,6 +510,7 @@ def test_the_summary_of_a_run_started_again(times, run, tmp_path):
     assert hunt(150 * times, st.one_of(json_damaged(document), damaged(content)), check)["read"] > 0
 
 
+@fuzzed
 def test_metrics_of_a_run_that_goes_on(times, run, tmp_path):
     path = tmp_path / "metrics.jsonl"
     content = (run / "run" / "metrics.jsonl").read_bytes()
@@ -519,6 +529,7 @@ def test_metrics_of_a_run_that_goes_on(times, run, tmp_path):
 # Tables, sounds, archives.
 
 
+@fuzzed
 def test_esc50_tables(times, tmp_path):
     entries = [(1, 0, "dog", "1", "A"), (4, 10, "rain", "2", "A"), (5, 0, "dog", "3", "A"), (5, 11, "sea", "4", "A")]
     root = write_esc50(tmp_path / "root", entries)
@@ -540,6 +551,7 @@ def test_esc50_tables(times, tmp_path):
     assert hunt(300 * times, st.one_of(damaged_table(content), damaged(content)), check)["read"] > 0
 
 
+@fuzzed
 def test_excerpts_of_a_report(times, run, tmp_path):
     folder = shutil.copytree(run / "run", tmp_path / "run")
     place = folder / "evaluation" / "audio" / "worst-1-mixture3"
@@ -559,6 +571,7 @@ def test_excerpts_of_a_report(times, run, tmp_path):
     assert hunt(100 * times, damaged(content), check)["read"] > 0
 
 
+@fuzzed
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_archives(times, tmp_path, kind):
     members = {"top/a.txt": b"a" * 500, "top/below/b.txt": fuzz.noise(600)}
@@ -576,6 +589,7 @@ def test_archives(times, tmp_path, kind):
     assert hunt(150 * times, damaged(raw), check)["read"] > 0
 
 
+@fuzzed
 def test_sound_files(times, tmp_path):
     """In a process of its own: libsndfile is not Python, and its faults would end this one."""
     command = [sys.executable, str(ROOT / "tests" / "faults" / "sound_reader.py"), str(tmp_path), str(60 * times)]
