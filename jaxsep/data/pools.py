@@ -8,6 +8,7 @@ import numpy as np
 from jaxsep.data.audio import DataError
 from jaxsep.data.corpus import ClassTable, Corpus
 from jaxsep.data.layouts import SPLITS
+from jaxsep.data.recipes import MAX_SNR_DB
 
 SHORT_CLIPS = ("pad", "skip")
 # A crop is silent when it stays this far below its recording's loudest 0.1 s (-60 dB).
@@ -104,8 +105,10 @@ def make_pool(
         raise DataError(f"split: is {split!r}; must be one of {', '.join(SPLITS)}")
     if short_clips not in SHORT_CLIPS:
         raise DataError(f"data.short_clips: is {short_clips!r}; must be one of {', '.join(SHORT_CLIPS)}")
-    if not 0 <= max_snr_db < float("inf"):
-        raise DataError(f"data.max_snr_db: is {max_snr_db!r}; must be a number of dB, at least 0")
+    if not 0 <= max_snr_db <= MAX_SNR_DB:
+        raise DataError(
+            f"data.max_snr_db: is {max_snr_db!r}; must be a number of dB, at least 0, at most {MAX_SNR_DB:g}"
+        )
     num_samples = segment_samples(segment_seconds, rates[0])
     priors = _parse_slots(slots, names)
     counts = _parse_counts(active_counts, len(slots))

@@ -25,6 +25,7 @@ from jaxsep.data.packing import atomic_file
 from jaxsep.data.reading import read_arrays, typed
 
 Arrays = dict[str, np.ndarray]
+MAX_SNR_DB = 700.0  # beyond, float32 does not hold both of two sources
 RECIPE_TYPES = {
     "index": np.int64,
     "corpus": np.int8,
@@ -140,11 +141,11 @@ def _check(recipes: Arrays, pool: AnyPool | None, shown: str) -> None:
     """DataError unless every active slot names a recording that the pool has, every other -1 and nothing."""
     active, corpus, recording = recipes["active"], recipes["corpus"], recipes["recording"]
     least = np.where(active, 0, -1)
-    sound = recipes["index"].min(initial=0) >= 0 and np.isfinite(recipes["snr"]).all()
+    sound = recipes["index"].min(initial=0) >= 0 and bool((np.abs(recipes["snr"]) <= MAX_SNR_DB).all())
     for name in ("corpus", "recording", "class_ids"):
         sound = sound and bool(((recipes[name] >= least) & (active | (recipes[name] == -1))).all())
     if sound and pool is not None:
         counts = np.array([*pool.recordings, 0])  # of no corpus, -1, there are none
         sound = bool((corpus < len(pool.recordings)).all()) and bool((recording < counts[corpus]).all())
     if not sound:
-        raise DataError(f"{shown}: names recordings that there are not, or an SNR that is no number")
+        raise DataError(f"{shown}: names recordings that there are not, or an SNR beyond ±{MAX_SNR_DB:g} dB")

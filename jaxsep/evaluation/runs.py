@@ -156,7 +156,7 @@ def _check_values(path: Path, value: Any, depth: int) -> None:
         raise ReportError(
             f"{path}: holds values within values, more than {MAX_DEPTH} deep; a run of jaxsep writes none"
         )
-    if isinstance(value, int | float) and math.isfinite(value) and abs(value) >= LARGEST:
+    if isinstance(value, int | float) and LARGEST <= abs(value) < math.inf:
         raise ReportError(f"{path}: holds the number {value!r:.40}; it must be below 2**63")
     if isinstance(value, str) and not value.isprintable():
         try:
@@ -167,7 +167,7 @@ def _check_values(path: Path, value: Any, depth: int) -> None:
         _check_values(path, item, depth + 1)
 
 
-def _field(path: Path, content: Any, field: str, kind: Any) -> Any:
+def _field(path: Path | str, content: Any, field: str, kind: Any) -> Any:
     """content['a']['b'] for the field 'a.b', which must be there and of a kind."""
     found = content
     for name in field.split("."):
@@ -252,7 +252,7 @@ def _check_scores(run: Run) -> None:
         _field(path, run.summary, f"{last}.si_sdri.combined.epochs", int)
     _field(path, run.summary, f"{last}.si_sdri.combined.n", int)
     for corpus in set(map(str, run.rows["corpus"])):
-        _field(path.with_name(f"{path.name} {last} {corpus}"), run.last_scores.get(corpus), "mean", _NUMBER)
+        _field(f"{path}: {last}.si_sdri.{corpus!r:.80}", run.last_scores.get(corpus), "mean", _NUMBER)
     said, found = run.summary["test"]["si_sdri"]["combined"]["mean"], float(run.rows["si_sdri"].mean())
     if abs(said - found) > 0.01:
         raise ReportError(
