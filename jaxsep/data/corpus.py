@@ -4,7 +4,9 @@
 in memory; `class_table` numbers the classes of all corpora of a run.
 """
 
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,12 @@ from typing import IO, Any
 import numpy as np
 
 from jaxsep.data.audio import DataError, display
+from jaxsep.data.decoding import Bad, decode, settle
 from jaxsep.data.layouts import PAPER_TRAIN_UTTERANCES, SPLITS, Row, metadata_files, read_layout
 from jaxsep.data.packing import (
     AUDIO,
     HEADER,
-    decode,
+    append,
     fingerprint,
     finish_pack,
     pack_paths,
@@ -26,6 +29,8 @@ from jaxsep.data.packing import (
     read_pack,
     reuse,
     say,
+    say_left_out,
+    say_not_taken,
     stamp,
     unpack_paths,
 )
@@ -59,6 +64,8 @@ class Corpus:
         class_groups: one per class.
         energies: float32 [frames of all recordings].
         energy_offsets: int64 [R + 1].
+        contents: uint8 [R, 32], the SHA-256 of each recording's file.
+        left_out: (path, reason) of each recording of the dataset that the pack does not hold.
     """
 
     name: str
@@ -76,6 +83,8 @@ class Corpus:
     class_groups: tuple[str, ...]
     energies: np.ndarray
     energy_offsets: np.ndarray
+    contents: np.ndarray
+    left_out: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -115,19 +124,23 @@ def prepare(
     sample_rate: int,
     cache_dir: str | os.PathLike,
     *,
+    skip_bad: bool = False,
     progress: bool = True,
 ) -> Corpus:
     """Packs a dataset into `cache_dir/NAME-RATE-FINGERPRINT/`, or opens the pack made from the same files before.
 
     The dataset is never written to. Several channels are averaged (one warning line); recordings that are digital
     silence (one constant value) throughout are left out (one line). A pack that was killed leaves nothing that could be
-    taken for finished.
+    taken for finished. A pack that holds not all of its dataset's recordings says so whenever it is opened here (one line),
+    as does a dataset with files beside the recordings that are not taken.
 
     Args:
         root: a dataset in a known layout (see `layouts`), or a packed folder, which is opened as it is.
         name: 'speech' or 'environment'.
         sample_rate: Hz.
         cache_dir: where packs lie; made if missing.
+        skip_bad: leave out recordings that cannot be used, and list them, in place of refusing the dataset. The pack is
+            found again whether this is given or not.
         progress: show a progress bar with the time left, where standard error is a terminal.
 
     Raises:
@@ -137,8 +150,12 @@ def prepare(
     root, field = Path(root), f"data.{name}_root"
     check_sample_rate(sample_rate)
     if (root / HEADER).is_file():
-        return _open_as(root, name, sample_rate, field)
-    layout, rows = read_layout(root, name, sample_rate=sample_rate)
+        corpus = _open_as(root, name, sample_rate, field)
+        say_left_out(name, corpus.left_out)
+        return corpus
+    others: Counter[str] = Counter()
+    layout, rows = read_layout(root, name, sample_rate=sample_rate, others=others)
+    say_not_taken(name, others)
     if layout == "wsj0-2mix":
         count = sum(row.split == "train" for row in rows)
         say(f"{name}: {count:,} training utterances in WSJ0-2mix (the paper: {PAPER_TRAIN_UTTERANCES:,})")
@@ -148,9 +165,10 @@ def prepare(
     digest = fingerprint(metadata_files(root, layout), facts)
     target = Path(cache_dir) / f"{name}-{sample_rate}-{stamp(root, [row.path for row in rows], digest)[:12]}"
     if (found := reuse(target, open_packed)) is not None:
+        say_left_out(name, found.left_out)
         return found
     with publish(target) as folder, open(folder / AUDIO, "wb") as audio:
-        _pack(root, rows, header, digest, folder, audio, progress=progress)
+        _pack(root, rows, header, digest, folder, audio, skip_bad=skip_bad, progress=progress)
     return open_packed(target)
 
 
@@ -179,6 +197,8 @@ def open_packed(folder: str | os.PathLike) -> Corpus:
             class_groups=tuple(map(str, header["class_groups"])),
             energies=arrays["energies"].astype(np.float32),
             energy_offsets=arrays["energy_offsets"].astype(np.int64),
+            contents=arrays["contents"].astype(np.uint8),
+            left_out=tuple((str(path), str(reason)) for path, reason in header["left_out"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{display(folder)}: its index is damaged ({error!r}); pack the corpus again") from error
@@ -206,21 +226,34 @@ def _open_as(folder: Path, name: str, sample_rate: int, field: str) -> Corpus:
 
 
 def _pack(
-    root: Path, rows: list[Row], header: dict, digest: Any, folder: Path, audio: IO[bytes], *, progress: bool
+    root: Path,
+    rows: list[Row],
+    header: dict,
+    digest: Any,
+    folder: Path,
+    audio: IO[bytes],
+    *,
+    skip_bad: bool,
+    progress: bool,
 ) -> None:
-    name, rate = header["name"], header["sample_rate"]
+    name, rate, title = header["name"], header["sample_rate"], f"packing {header['name']}"
     kept: list[Row] = []
-    offsets, energies = [0], []
+    bad: list[Bad] = []
+    silent: list[tuple[str, str]] = []
+    offsets, energies, contents, checksum = [0], [], [], hashlib.sha256()
     items = [(row.path,) for row in rows]
-    for position, (samples,) in decode(root, items, rate, digest, title=f"packing {name}", progress=progress):
+    for position, (samples,), content in decode(root, items, rate, digest, bad, title=title, progress=progress):
         if samples.min() == samples.max():
+            silent.append((rows[position].path, "digital silence"))
             continue
-        audio.write(samples.astype("<f4", copy=False).tobytes())
+        append(audio, checksum, samples)
         kept.append(rows[position])
+        contents.append(content)
         offsets.append(offsets[-1] + samples.size)
         energies.append(frame_energies(samples, rate))
-    if len(kept) < len(rows):
-        say(f"packing {name}: {len(rows) - len(kept)} of {len(rows)} recordings are digital silence and left out")
+    left_out = settle(root, items, bad, title=title, skip_bad=skip_bad) + silent
+    if silent:
+        say(f"{title}: {len(silent)} of {len(rows)} recordings are digital silence and left out")
     if not kept:
         raise DataError(f"data.{name}_root: {display(root)} holds nothing but silence; at least one sound is needed")
     groups = {row.class_name: row.group for row in kept}
@@ -234,9 +267,11 @@ def _pack(
         "paths": pack_paths([row.path for row in kept]),
         "energies": np.concatenate(energies),
         "energy_offsets": np.cumsum([0, *(frames.size for frames in energies)], dtype=np.int64),
+        "contents": np.frombuffer(b"".join(contents), np.uint8).reshape(len(kept), -1),
     }
     names = {"class_names": class_names, "class_groups": [groups[class_name] for class_name in class_names]}
-    finish_pack(folder, audio, header | names | {"fingerprint": digest.hexdigest()}, arrays)
+    header |= names | {"fingerprint": digest.hexdigest(), "audio_sha256": checksum.hexdigest(), "left_out": left_out}
+    finish_pack(folder, audio, header, arrays)
 
 
 def frame_energies(samples: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -255,6 +290,7 @@ def _check(corpus: Corpus, folder: Path) -> None:
         number > 0
         and all(a.shape == (number,) for a in (corpus.offsets, corpus.lengths, corpus.classes, corpus.splits))
         and len(corpus.paths) == number
+        and corpus.contents.shape == (number, 32)
         and len(corpus.class_groups) == len(corpus.class_names)
         and corpus.energy_offsets.shape == (number + 1,)
         and corpus.energy_offsets[0] == 0
