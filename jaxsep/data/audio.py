@@ -51,27 +51,26 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, i
         DataError: missing, no regular file, unreadable, cut short, of a sample rate that is none, without a single sample,
             or holding samples that are NaN, infinite or beyond ±2^32; names the file.
     """
-    shown = display(path)
     with _open(path) as file:
         rate, channels, claimed = file.samplerate, file.channels, file.frames
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
             right = f"must be between {LOWEST_RATE:,} and {HIGHEST_RATE:,} Hz"
-            raise DataError(f"{shown}: its sample rate is {rate:,} Hz; {right}")
+            raise DataError(f"{display(path)}: its sample rate is {rate:,} Hz; {right}")
         blocks = []
         for block in _blocks(path, file, max(1, BLOCK_VALUES // channels)):
             if not np.abs(block).max() <= LOUDEST:
-                raise DataError(f"{shown}: holds samples up to {np.abs(block).max():.1e}; must be at most 2^32")
+                raise DataError(f"{display(path)}: holds samples up to {np.abs(block).max():.1e}; must be at most 2^32")
             blocks.append(block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32))
     with _reading(path):
         samples = np.concatenate(blocks)
         lost = missing_bytes(path)
         if lost or (claimed != UNKNOWN_FRAMES and samples.size < claimed):
             there = f"{lost:,} bytes are missing" if lost else f"{samples.size:,} of {claimed:,} samples are there"
-            raise DataError(f"{shown}: is cut short ({there})")
+            raise DataError(f"{display(path)}: is cut short ({there})")
         if rate != sample_rate:
             samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
     if not samples.size:
-        raise DataError(f"{shown}: holds no samples at {sample_rate} Hz; at least one is needed")
+        raise DataError(f"{display(path)}: holds no samples at {sample_rate} Hz; at least one is needed")
     return np.ascontiguousarray(samples, dtype=np.float32), channels
 
 

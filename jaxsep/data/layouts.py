@@ -29,7 +29,7 @@ KNOWN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One recording: path relative to the root, name of its class and group, and 'train', 'val' or 'test'."""
 

@@ -59,10 +59,10 @@ def fingerprint(metadata: Iterable[Path], facts: Mapping[str, Any]) -> Any:
 def stamp(root: Path, paths: Iterable[str], digest: Any) -> str:
     """SHA-256 (hex) that finds the pack of a folder again: `digest` with path, size and modification time (ns) of each file.
     Recordings are not read: 200,000 take seconds."""
-    digest = digest.copy()
+    digest, folder = digest.copy(), os.fspath(root)
     for path in paths:
         try:
-            status = os.stat(root / path)
+            status = os.stat(os.path.join(folder, path))  # a Path for each would double the time
             size, modified = status.st_size, status.st_mtime_ns
         except OSError:
             size = modified = -1  # reported with its reason when it is decoded
