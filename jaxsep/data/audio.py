@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from jaxsep.data.whole import missing_bytes
+from jaxsep.data.whole import what_is_missing
 
 # A damaged header can claim any rate, and resampling from 1 Hz would make 8,000 samples of each.
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000
@@ -48,8 +48,8 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, i
     Memory goes with the samples that are there, not with what the file's header claims.
 
     Raises:
-        DataError: missing, no regular file, unreadable, cut short, of a sample rate that is none, without a single sample,
-            or holding samples that are NaN, infinite or beyond ±2^32; names the file.
+        DataError: missing, no regular file, unreadable, cut short or damaged, of a sample rate that is none, without a single
+            sample, or holding samples that are NaN, infinite or beyond ±2^32; names the file.
     """
     with _open(path) as file:
         rate, channels, claimed = file.samplerate, file.channels, file.frames
@@ -63,10 +63,11 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, i
             blocks.append(block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32))
     with _reading(path):
         samples = np.concatenate(blocks)
-        lost = missing_bytes(path)
-        if lost or (claimed != UNKNOWN_FRAMES and samples.size < claimed):
-            there = f"{lost:,} bytes are missing" if lost else f"{samples.size:,} of {claimed:,} samples are there"
-            raise DataError(f"{display(path)}: is cut short ({there})")
+        lost = what_is_missing(path, samples.size)
+        if not lost and claimed != UNKNOWN_FRAMES and samples.size < claimed:
+            lost = f"{samples.size:,} of {claimed:,} samples are there"
+        if lost:
+            raise DataError(f"{display(path)}: is cut short or damaged ({lost})")
         if rate != sample_rate:
             samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
     if not samples.size:

@@ -50,13 +50,16 @@ BAD = {
     "empty.wav": (b"", "cannot be read as sound"),
     "text.wav": (b"this is no sound at all\n" * 99, "cannot be read as sound"),
     "song.flac": (b"fLaC\x00\x00", "cannot be read as sound"),
-    "cut.wav": (wav(PCM)[:3000], "is cut short (1,044 bytes are missing)"),
-    "cut24.wav": (encoded(SOUND, "WAV", "PCM_24")[:-1], "is cut short (1 bytes are missing)"),
+    "cut.wav": (wav(PCM)[:3000], "is cut short or damaged (1,044 bytes are missing)"),
+    "cut24.wav": (encoded(SOUND, "WAV", "PCM_24")[:-1], "is cut short or damaged (1 bytes are missing)"),
     "cut.flac": (encoded(noise(0, 50000), "FLAC")[:40000], "cannot be read as sound"),
-    "cut.ogg": (encoded(noise(0, 80000), "OGG")[:30000], "is cut short ("),
+    "cut.ogg": (encoded(noise(0, 80000), "OGG")[:30000], "is cut short or damaged ("),
     "header.wav": (wav(PCM)[:44], "holds no samples"),
     "none.wav": (encoded(SOUND[:0], "WAV"), "holds no samples"),
-    "nan.wav": (encoded(np.where(np.arange(2000) == 800, np.nan, SOUND), "WAV", "FLOAT"), "NaN or infinite samples, the fi"),
+    "nan.wav": (
+        encoded(np.where(np.arange(2000) == 800, np.nan, SOUND), "WAV", "FLOAT"),
+        "NaN or infinite samples, the fi",
+    ),
     "inf.wav": (encoded(np.where(np.arange(2000) == 800, np.inf, SOUND), "WAV", "DOUBLE"), "NaN or infinite samples"),
     "loud.wav": (encoded(SOUND * 1e30, "WAV", "FLOAT"), "must be at most 2^32"),
     "slow.wav": (wav(PCM, rate=1), "its sample rate is 1 Hz; must be between 1,000"),
@@ -240,21 +243,22 @@ CLAIMS = {
     "flac, 2^29 samples": flac(2**29),
     "flac, unknown": flac(0),
     "wav, 2 GB": wav(PCM, claimed=2**31 - 2),
-    "wav, 1 Hz": wav(PCM * 250, rate=1),
+    "wav, 1 Hz": wav(PCM * 50, rate=1),
     "wav, 1024 channels": wav(PCM, channels=1024, claimed=2**31 - 2),
     "au, 4 GB": b".snd" + struct.pack(">5I", 24, 2**32 - 2, 3, RATE, 1) + PCM,
     "aiff": encoded(SOUND, "AIFF").replace(struct.pack(">I", 2000), struct.pack(">I", 2**31 - 1)),
 }
 READS = """
-import resource, sys
+import resource, sys, tracemalloc
 from jaxsep.data.audio import DataError, read_audio
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
+tracemalloc.start()
 try:
     print(read_audio(sys.argv[1], 8000)[0].size, end=" ")
 except DataError as error:
     print("DataError", end=" ")
-print((peak() - before) // 1024)
+print(max(peak() - before, tracemalloc.get_traced_memory()[1]) >> 20)
 """
 
 
@@ -285,6 +289,22 @@ def test_a_recording_that_is_cut_anywhere_is_never_taken_for_whole(tmp_path_fact
         read_audio(path, RATE)
 
 
+@pytest.mark.parametrize(("form", "start"), [("FLAC", 100), ("OGG", 5000)])
+@settings(deadline=None, max_examples=150)
+@given(part=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
+def test_compressed_sound_with_a_changed_byte_loses_no_part_unseen(tmp_path_factory, form, start, part, change):
+    content = bytearray(encoded(noise(0, 30000), form))
+    folder = tmp_path_factory.mktemp("changed")
+    (folder / "whole.wav").write_bytes(content)
+    content[start + int(part * (len(content) - start))] ^= change
+    (folder / "x.wav").write_bytes(content)
+    try:
+        samples, _ = read_audio(folder / "x.wav", RATE)
+    except DataError:
+        return
+    np.testing.assert_array_equal(samples, read_audio(folder / "whole.wav", RATE)[0])
+
+
 @settings(deadline=None, max_examples=150)
 @given(place=st.integers(0, 60043), value=st.integers(0, 255))
 def test_a_changed_byte_is_refused_or_read_as_finite_sound(tmp_path_factory, place, value):
@@ -294,8 +314,7 @@ def test_a_changed_byte_is_refused_or_read_as_finite_sound(tmp_path_factory, pla
     path.write_bytes(content)
     try:
         samples, _ = read_audio(path, RATE)
-    except DataError as error:
-        assert str(path) in str(error)
-    else:
-        assert np.isfinite(samples).all()
-        assert 1 <= samples.size <= 8 * 60044
+    except DataError:
+        return
+    assert np.isfinite(samples).all()
+    assert 1 <= samples.size <= 8 * 60044
