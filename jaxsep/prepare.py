@@ -46,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n" + "\n".join(f"{name:<{width}}{result}" for name, result in [("check", "result"), *_results(checks)]))
     wrong = [line for check in checks for line in check.wrong]
     if wrong:
-        print(
-            "\n  ".join([f"error: {display(options.root)}: {len(wrong):,} things are wrong:", *wrong]), file=sys.stderr
-        )
+        print("\n  ".join([f"error: {display(options.root)}: is not sound ({len(wrong):,}):", *wrong]), file=sys.stderr)
     return 2 if wrong else 0
 
 
