@@ -204,11 +204,11 @@ def test_no_byte_of_an_index_changes_unseen(pack, part, change):
 @pytest.mark.parametrize("part", [0, 0.3, 0.999999])
 def test_a_changed_byte_of_the_audio_is_noticed_by_verify(tmp_path, capsys, part):
     root, packs = write_tree(tmp_path / "root", clips=1), tmp_path / "packs"
-    audio = folder_of(prepare(root, "speech", RATE, packs)) / "audio.f32"
+    audio = folder_of(prepare(root, "environment", RATE, packs)) / "audio.f32"
     content = bytearray(audio.read_bytes())
     content[int(part * len(content))] ^= 1
     audio.write_bytes(content)
-    assert main([str(root), "--name", "speech", "-o", str(packs), "--verify"]) == 2
+    assert main([str(root), "--name", "environment", "-o", str(packs), "--verify"]) == 2
     said = capsys.readouterr()
     assert f"  {audio}: is damaged (SHA-256 {hashlib.sha256(content).hexdigest()[:12]}, written was " in said.err
     assert len(said.err.splitlines()) == 2
