@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("SIGINT: stopped; what was packed before is untouched", file=sys.stderr)
+        return 130
     if checks:
         width = max(len(check.name) for check in checks) + 2
         print("\n" + "\n".join(f"{name:<{width}}{result}" for name, result in [("check", "result"), *_results(checks)]))

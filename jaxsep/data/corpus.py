@@ -149,7 +149,7 @@ def prepare(
     """
     root, field = Path(root), f"data.{name}_root"
     check_sample_rate(sample_rate)
-    if (root / HEADER).is_file():
+    if os.path.isfile(root / HEADER):  # Path.is_file raises where a name is too long or a folder closed
         corpus = _open_as(root, name, sample_rate, field)
         say_left_out(name, corpus.left_out)
         return corpus

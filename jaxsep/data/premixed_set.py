@@ -112,7 +112,7 @@ def prepare_premixed(
     """
     root = Path(root)
     check_sample_rate(sample_rate)
-    if (root / HEADER).is_file():
+    if os.path.isfile(root / HEADER):
         premixed = open_premixed(root)
         if premixed.sample_rate != sample_rate or (roles and tuple(roles) != premixed.roles):
             found = f"{premixed.sample_rate} Hz with the roles {', '.join(premixed.roles)}"
@@ -120,10 +120,14 @@ def prepare_premixed(
         say_left_out(KIND, premixed.left_out)
         return premixed
     check_root(root, FIELD, KNOWN)
-    folders = split_folders(root, sample_rate)
-    chosen = tuple(roles) or find_roles(folders[0][1])
     others: Counter[str] = Counter()
-    items, splits = read_items(root, folders, chosen, others)
+    try:
+        folders = split_folders(root, sample_rate)
+        chosen = tuple(roles) or find_roles(folders[0][1])
+        items, splits = read_items(root, folders, chosen, others)
+    except OSError as error:
+        place = display(error.filename or root)
+        raise DataError(f"{FIELD}: {place} cannot be read ({error.strerror}); it must be readable") from error
     say_not_taken(KIND, others)
     layout = ", ".join(folder.name for _, folder in folders)
     facts = {"name": KIND, "layout": layout, "rate": sample_rate, "roles": chosen, "splits": splits}

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,20 @@ def test_a_pack_killed_at_any_step_is_whole_or_not_there(tmp_path):
         assert len(finished) == (number > steps.index("rename") + 1)
         assert all(contents(path) == whole for path in finished)
         assert contents(folder_of(prepare(root, "speech", RATE, cache, progress=False))) == whole
+
+
+def test_an_interrupted_pack_leaves_nothing(tmp_path, recordings_dir):
+    packs = tmp_path / "packs"
+    words = [sys.executable, "-m", "jaxsep.prepare", recordings_dir / "speech", "--name", "speech", "-o", packs]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not list(packs.glob(".speech*/audio.f32")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said == "SIGINT: stopped; what was packed before is untouched\n"
+    assert not os.listdir(packs)
 
 
 def test_processes_that_pack_the_same_at_once_agree(tmp_path):

@@ -238,6 +238,16 @@ def test_a_recording_without_permission_is_listed(tmp_path):
         prepare(root, "speech", RATE, tmp_path / "packs", progress=False)
 
 
+@pytest.mark.parametrize("name", ["speech", "premixed"])
+@pytest.mark.parametrize("root", ["a" * 300, "loop", "loop/deeper"])
+def test_a_root_that_no_system_can_open_is_one_line(tmp_path, capsys, name, root):
+    (tmp_path / "loop").symlink_to("loop")
+    assert main([str(tmp_path / root), "--name", name, "-o", str(tmp_path / "packs")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: data.{name}_root: {tmp_path / root} is no readable folder (")
+    assert said.count("\n") == 1
+
+
 CLAIMS = {
     "flac, 2^36 - 1 samples": flac(2**36 - 1),
     "flac, 2^29 samples": flac(2**29),

@@ -97,7 +97,16 @@ def test_the_same_sound_twice_elsewhere_is_noted(tmp_path):
     assert said == "within train 2, train–val 1, as train/b/0.wav = train/b/copy.wav"
 
 
-def test_silence_is_no_sound_that_is_there_twice():
+def test_silent_sources_are_no_sound_that_is_there_twice(tmp_path):
+    for seed, split in enumerate(("tr", "tt")):
+        for role, signal in (("mix", noise(seed, 4000)), ("s1", noise(seed, 4000)), ("s2", np.zeros(4000))):
+            write(tmp_path / "set" / split / role / f"{split}.wav", signal)
+    checks = checked(prepare_premixed(tmp_path / "set", RATE, tmp_path / "packs", progress=False), tmp_path / "set")
+    assert not wrong(checks)
+    assert checks["same sound twice"].result == "none"
+
+
+def test_the_first_of_each_split_stands_for_a_sound():
     digests = np.empty((3, 2), object)
     digests[:] = [[b"", b"1"], [b"", b"2"], [b"", b"2"]]
     check = check_duplicates(digests, ["train", "train", "val"], ["a", "b", "c"])
