@@ -28,7 +28,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture
 def refused(tmp_path, capsys, monkeypatch, tree):
-    """Run the command with mistakes; gives back the one line of error."""
+    """Run the command with mistakes; gives back the error, one line where nothing else is said."""
     monkeypatch.setenv("JAXSEP_CACHE", str(tree / "cache"))
 
     def compiled(*_, **__):
@@ -36,13 +36,13 @@ def refused(tmp_path, capsys, monkeypatch, tree):
 
     monkeypatch.setattr("jaxsep.training.build.make_train_step", compiled)
 
-    def run(config: str = "class_bias.py", **fields) -> str:
+    def run(config: str = "class_bias.py", *, lines: int = 1, **fields) -> str:
         roots = {"data__speech_root": tree / "speech", "data__environment_root": tree / "environment"}
         assert main(arguments(tmp_path / "run", config, **(roots | fields))) == 2
         assert not (tmp_path / "run").exists()
         error = capsys.readouterr().err.strip()
         assert error.startswith("error: ")
-        assert "\n" not in error, error
+        assert len(error.splitlines()) == lines, error
         return error
 
     return run
@@ -85,7 +85,7 @@ def test_bad_folders_are_named(refused, tmp_path):
     for split in ("val", "test"):
         (tmp_path / "bad" / split / "anna").mkdir(parents=True)
     (bad / "broken.wav").write_bytes(b"RIFF but nothing more")
-    assert "broken.wav" in refused(data__speech_root=tmp_path / "bad")
+    assert "broken.wav" in refused(lines=2, data__speech_root=tmp_path / "bad")
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys, monkeypatch, tree):

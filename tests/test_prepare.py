@@ -69,15 +69,17 @@ def test_wsj0_both_ways(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["speech", "premixed"])
-def test_unreadable_files_give_one_line_and_status_2(tmp_path, capsys, name):
+def test_unreadable_files_give_one_list_and_status_2(tmp_path, capsys, name):
     root = write_wsj0(tmp_path / "wsj0") / "2speakers/wav8k/min"
     for path in (root / "tr" / "s1").iterdir():
         path.write_bytes(b"nonsense")
     assert main([str(root), "--name", name, "-o", str(tmp_path / "packs")]) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "files cannot be used" in errors[0]
-    assert "tr/s1/" in errors[0]
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1
+    first, *listed = said[said.index("error: ") :].splitlines()
+    assert "recordings cannot be used; --skip-bad" in first
+    assert listed
+    assert all("tr/s1/" in line for line in listed)
 
 
 def test_roles_are_for_premixed_sets(tmp_path, capsys):

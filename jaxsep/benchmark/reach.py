@@ -77,6 +77,7 @@ def make_corpus(folder: Path, hours: float, sample_rate: int) -> None:
         "paths": pack_paths([f"train/{names[n % len(names)]}/{n:07d}.flac" for n in range(count)]),
         "energies": np.ones(count * frames, np.float32),
         "energy_offsets": np.arange(count + 1, dtype=np.int64) * frames,
+        "contents": np.zeros((count, 32), np.uint8),
     }
     header: dict[str, Any] = {
         "kind": KIND,
@@ -85,7 +86,8 @@ def make_corpus(folder: Path, hours: float, sample_rate: int) -> None:
         "sample_rate": sample_rate,
         "synthetic": True,
     }
-    header |= {"fingerprint": "0" * 64, "class_names": names, "class_groups": ["speech"] * len(names)}
+    header |= {"fingerprint": "0" * 64, "audio_sha256": "0" * 64, "left_out": []}
+    header |= {"class_names": names, "class_groups": ["speech"] * len(names)}
     folder.mkdir()
     with open(folder / AUDIO, "wb") as audio:
         audio.truncate(4 * count * length)

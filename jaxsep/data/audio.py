@@ -4,8 +4,10 @@ Everything that a user's data can get wrong ends in a `DataError` whose message 
 was found there, and what would be right.
 """
 
+import hashlib
 import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +16,25 @@ import numpy as np
 import soundfile
 import soxr
 
+from jaxsep.data.whole import what_is_missing
+
 # Hz; of sound files, corpora and models. Beyond what any recorder takes, and low enough that nothing made of it is huge.
 MAX_SAMPLE_RATE = 1_000_000
-# A sound is not resampled to more than so many times its own rate: a header that says 1 Hz would make a giant of a small file.
+# Hz; of recordings. A damaged header can claim any rate, and resampling from 1 Hz would make 8,000 samples of each.
+LOWEST_RATE = 1_000
+# A sound is not resampled to more than so many times its own rate, for the same reason.
 MAX_UPSAMPLING = 200
+# Integers of 32 bits written as floats are sound; what is louder is damaged, and its energy may overflow.
+LOUDEST = 2.0**32
+# Files are read piece by piece, so many values at most: what a header claims is never allocated.
+BLOCK_VALUES = 1 << 20
+# libsndfile's number of frames for a FLAC file whose header does not say it.
+UNKNOWN_FRAMES = 2**63 - 1
 
 
 class DataError(ValueError):
-    """The data, or a setting about the data, cannot be used as given. The message is one line, made for the user."""
+    """The data, or a setting about the data, cannot be used as given. The message is made for the user: one line, or where
+    many files are to blame one line more for each."""
 
 
 def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, int]:
@@ -37,23 +50,33 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, i
     Returns:
         (samples float32 [T] with T >= 1, number of channels the file had: tell the user when it is not 1)
 
+    Memory goes with the samples that are there, not with what the file's header claims.
+
     Raises:
-        DataError: missing, no regular file, unreadable, without a single sample, holding NaN or infinite samples, or of a rate
-            out of proportion to the one wanted; names the file.
+        DataError: missing, no regular file, unreadable, cut short or damaged, of a sample rate that is none, without a single
+            sample, or holding samples that are NaN, infinite or beyond ±2^32; names the file.
     """
-    shown = display(path)
-    check_upsampling(audio_info(path)[0], sample_rate, shown)
+    with _open(path) as file:
+        rate, channels, claimed = file.samplerate, file.channels, file.frames
+        if not LOWEST_RATE <= rate <= MAX_SAMPLE_RATE:
+            right = f"must be between {LOWEST_RATE:,} and {MAX_SAMPLE_RATE:,} Hz"
+            raise DataError(f"{display(path)}: its sample rate is {rate:,} Hz; {right}")
+        blocks = []
+        for block in _blocks(path, file, max(1, BLOCK_VALUES // channels)):
+            if not np.abs(block).max() <= LOUDEST:
+                raise DataError(f"{display(path)}: holds samples up to {np.abs(block).max():.1e}; must be at most 2^32")
+            blocks.append(block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32))
     with _reading(path):
-        # Bytes, because soundfile encodes a str strictly and a file name need not be valid UTF-8.
-        frames, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
-    channels = frames.shape[1]
-    samples = frames[:, 0] if channels == 1 else frames.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(samples).all():
-        raise DataError(f"{shown}: holds NaN or infinite samples; every sample must be finite")
-    if rate != sample_rate and samples.size:
-        samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
+        samples = np.concatenate(blocks)
+        lost = what_is_missing(path, samples.size)
+        if not lost and claimed != UNKNOWN_FRAMES and samples.size < claimed:
+            lost = f"{samples.size:,} of {claimed:,} samples are there"
+        if lost:
+            raise DataError(f"{display(path)}: is cut short or damaged ({lost})")
+        if rate != sample_rate:
+            samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
     if not samples.size:
-        raise DataError(f"{shown}: holds no samples; at least one is needed")
+        raise DataError(f"{display(path)}: holds no samples at {sample_rate} Hz; at least one is needed")
     return np.ascontiguousarray(samples, dtype=np.float32), channels
 
 
@@ -63,15 +86,13 @@ def audio_info(path: str | os.PathLike) -> tuple[int, int, int]:
     Raises:
         DataError: missing, no regular file, unreadable, or of no sample rate; names the file.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for its other end
-        raise DataError(f"{display(path)}: is no regular file")
-    with _reading(path):
-        info = soundfile.info(os.fsencode(path))
-    if not 1 <= info.samplerate <= MAX_SAMPLE_RATE:
+    with _open(path) as file:
+        rate, channels, frames = file.samplerate, file.channels, file.frames
+    if not 1 <= rate <= MAX_SAMPLE_RATE:
         raise DataError(
-            f"{display(path)}: its sample rate is {info.samplerate} Hz; it must be at least 1 Hz, at most {MAX_SAMPLE_RATE}"
+            f"{display(path)}: its sample rate is {rate} Hz; it must be at least 1 Hz, at most {MAX_SAMPLE_RATE}"
         )
-    return info.samplerate, info.channels, info.frames
+    return rate, channels, frames
 
 
 def check_upsampling(rate: float, wanted: float, shown: str) -> None:
@@ -85,25 +106,43 @@ def audio_blocks(path: str | os.PathLike, frames: int = 1 << 16) -> Iterator[np.
     """Reads a sound file piece by piece at its own rate: float32 [channels, at most `frames`].
 
     Raises:
-        DataError: as `read_audio`, when the place in the file is reached.
+        DataError: as `read_audio`, when the place in the file is reached, but for rates, levels and files cut short.
     """
-    with _reading(path):
-        file = soundfile.SoundFile(os.fsencode(path))
-    count = 0
-    with file:
-        while True:
-            with _reading(path):
-                block = file.read(frames, dtype="float32", always_2d=True)
-            if not len(block):
-                break
-            if not np.isfinite(block).all():
-                second = (count + int(np.argmin(np.isfinite(block).all(axis=1)))) / file.samplerate
-                raise DataError(
-                    f"{display(path)}: holds NaN or infinite samples, the first at {second:.3f} s; "
-                    f"every sample must be finite"
-                )
-            count += len(block)
+    with _open(path) as file:
+        for block in _blocks(path, file, frames):
             yield np.ascontiguousarray(block.T)
+
+
+def file_sha256(path: str | os.PathLike) -> bytes:
+    """The SHA-256 (32 bytes) of a file's content; DataError where it cannot be read."""
+    with _reading(path), open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _open(path: str | os.PathLike) -> soundfile.SoundFile:
+    with _reading(path):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its other end
+            raise DataError(f"{display(path)}: is no regular file")
+        # Bytes, because soundfile encodes a str strictly and a file name need not be valid UTF-8.
+        return soundfile.SoundFile(os.fsencode(path))
+
+
+def _blocks(path: str | os.PathLike, file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
+    """The rest of an open file, float32 [at most `frames`, channels] each."""
+    count = 0
+    while True:
+        with _reading(path):
+            block = file.read(frames, dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        if not np.isfinite(block).all():
+            second = (count + int(np.argmin(np.isfinite(block).all(axis=1)))) / file.samplerate
+            raise DataError(
+                f"{display(path)}: holds NaN or infinite samples, the first at {second:.3f} s; "
+                f"every sample must be finite"
+            )
+        count += len(block)
+        yield block
     if not count:
         raise DataError(f"{display(path)}: holds no samples; at least one is needed")
 
@@ -113,9 +152,12 @@ def _reading(path: str | os.PathLike) -> Iterator[None]:
     """Turns what goes wrong inside into a DataError that names the file."""
     try:
         yield
+    except DataError:
+        raise
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        text = getattr(error, "error_string", None) or str(error) or type(error).__name__
-        reason = text.splitlines()[-1].strip() if os.path.exists(path) else "no such file"
+        text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+        reason = "no such file" if isinstance(error, FileNotFoundError) else (text or type(error).__name__)
+        reason = reason.splitlines()[-1].strip()
         raise DataError(f"{display(path)}: cannot be read as sound ({reason})") from error
 
 
@@ -133,5 +175,7 @@ def write_wav(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) ->
 
 
 def display(path: str | os.PathLike) -> str:
-    """The path as printable text: bytes of a file name that are no valid UTF-8 are shown as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """The path as printable text of one line: bytes of a file name that are no valid UTF-8, and control characters, are
+    shown as escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -4,7 +4,9 @@
 in memory; `class_table` numbers the classes of all corpora of a run.
 """
 
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,12 @@ from typing import IO, Any
 import numpy as np
 
 from jaxsep.data.audio import MAX_SAMPLE_RATE, DataError, display
+from jaxsep.data.decoding import Bad, decode, settle
 from jaxsep.data.layouts import PAPER_TRAIN_UTTERANCES, SPLITS, Row, metadata_files, read_layout
 from jaxsep.data.packing import (
     AUDIO,
     HEADER,
-    decode,
+    append,
     fingerprint,
     finish_pack,
     pack_paths,
@@ -26,10 +29,12 @@ from jaxsep.data.packing import (
     read_pack,
     reuse,
     say,
+    say_left_out,
+    say_not_taken,
     stamp,
     unpack_paths,
 )
-from jaxsep.data.reading import check_names, entry, typed
+from jaxsep.data.reading import check_names, entry, pairs, typed
 
 KIND = "corpus"
 FRAME_SECONDS = 0.1
@@ -37,7 +42,7 @@ ARRAY_TYPES = {
     **dict.fromkeys(("offsets", "lengths", "energy_offsets"), np.int64),
     "classes": np.int32,
     "splits": np.int8,
-    "paths": np.uint8,
+    **dict.fromkeys(("paths", "contents"), np.uint8),
     "energies": np.float32,
 }
 # A file of this name in a dataset's root says that no recording in it is real.
@@ -67,6 +72,8 @@ class Corpus:
         class_groups: one per class.
         energies: float32 [frames of all recordings].
         energy_offsets: int64 [R + 1].
+        contents: uint8 [R, 32], the SHA-256 of each recording's file.
+        left_out: (path, reason) of each recording of the dataset that the pack does not hold.
     """
 
     name: str
@@ -84,6 +91,8 @@ class Corpus:
     class_groups: tuple[str, ...]
     energies: np.ndarray
     energy_offsets: np.ndarray
+    contents: np.ndarray
+    left_out: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -123,19 +132,23 @@ def prepare(
     sample_rate: int,
     cache_dir: str | os.PathLike,
     *,
+    skip_bad: bool = False,
     progress: bool = True,
 ) -> Corpus:
     """Packs a dataset into `cache_dir/NAME-RATE-FINGERPRINT/`, or opens the pack made from the same files before.
 
     The dataset is never written to. Several channels are averaged (one warning line); recordings that are digital
     silence (one constant value) throughout are left out (one line). A pack that was killed leaves nothing that could be
-    taken for finished.
+    taken for finished. A pack that holds not all of its dataset's recordings says so whenever it is opened here (one line),
+    as does a dataset with files beside the recordings that are not taken.
 
     Args:
         root: a dataset in a known layout (see `layouts`), or a packed folder, which is opened as it is.
         name: 'speech' or 'environment'.
         sample_rate: Hz.
         cache_dir: where packs lie; made if missing.
+        skip_bad: leave out recordings that cannot be used, and list them, in place of refusing the dataset. The pack is
+            found again whether this is given or not.
         progress: show a progress bar with the time left, where standard error is a terminal.
 
     Raises:
@@ -144,9 +157,13 @@ def prepare(
     """
     root, field = Path(root), f"data.{name}_root"
     check_sample_rate(sample_rate)
-    if (root / HEADER).is_file():
-        return _open_as(root, name, sample_rate, field)
-    layout, rows = read_layout(root, name, sample_rate=sample_rate)
+    if os.path.isfile(root / HEADER):  # Path.is_file raises where a name is too long or a folder closed
+        corpus = _open_as(root, name, sample_rate, field)
+        say_left_out(name, corpus.left_out)
+        return corpus
+    others: Counter[str] = Counter()
+    layout, rows = read_layout(root, name, sample_rate=sample_rate, others=others)
+    say_not_taken(name, others)
     if layout == "wsj0-2mix":
         count = sum(row.split == "train" for row in rows)
         say(f"{name}: {count:,} training utterances in WSJ0-2mix (the paper: {PAPER_TRAIN_UTTERANCES:,})")
@@ -156,9 +173,10 @@ def prepare(
     digest = fingerprint(metadata_files(root, layout), facts)
     target = Path(cache_dir) / f"{name}-{sample_rate}-{stamp(root, [row.path for row in rows], digest)[:12]}"
     if (found := reuse(target, open_packed)) is not None:
+        say_left_out(name, found.left_out)
         return found
     with publish(target) as folder, open(folder / AUDIO, "wb") as audio:
-        _pack(root, rows, header, digest, folder, audio, progress=progress)
+        _pack(root, rows, header, digest, folder, audio, skip_bad=skip_bad, progress=progress)
     return open_packed(target)
 
 
@@ -181,6 +199,7 @@ def open_packed(folder: str | os.PathLike) -> Corpus:
             paths=paths,
             class_names=tuple(entry(header, "class_names", list)),
             class_groups=tuple(entry(header, "class_groups", list)),
+            left_out=pairs(header, "left_out"),
             **columns,
         )
         check_names(corpus.class_names)
@@ -212,21 +231,34 @@ def _open_as(folder: Path, name: str, sample_rate: int, field: str) -> Corpus:
 
 
 def _pack(
-    root: Path, rows: list[Row], header: dict, digest: Any, folder: Path, audio: IO[bytes], *, progress: bool
+    root: Path,
+    rows: list[Row],
+    header: dict,
+    digest: Any,
+    folder: Path,
+    audio: IO[bytes],
+    *,
+    skip_bad: bool,
+    progress: bool,
 ) -> None:
-    name, rate = header["name"], header["sample_rate"]
+    name, rate, title = header["name"], header["sample_rate"], f"packing {header['name']}"
     kept: list[Row] = []
-    offsets, energies = [0], []
+    bad: list[Bad] = []
+    silent: list[tuple[str, str]] = []
+    offsets, energies, contents, checksum = [0], [], [], hashlib.sha256()
     items = [(row.path,) for row in rows]
-    for position, (samples,) in decode(root, items, rate, digest, title=f"packing {name}", progress=progress):
+    for position, (samples,), content in decode(root, items, rate, digest, bad, title=title, progress=progress):
         if samples.min() == samples.max():
+            silent.append((rows[position].path, "digital silence"))
             continue
-        audio.write(samples.astype("<f4", copy=False).tobytes())
+        append(audio, checksum, samples)
         kept.append(rows[position])
+        contents.append(content)
         offsets.append(offsets[-1] + samples.size)
         energies.append(frame_energies(samples, rate))
-    if len(kept) < len(rows):
-        say(f"packing {name}: {len(rows) - len(kept)} of {len(rows)} recordings are digital silence and left out")
+    left_out = settle(root, items, bad, title=title, skip_bad=skip_bad) + silent
+    if silent:
+        say(f"{title}: {len(silent)} of {len(rows)} recordings are digital silence and left out")
     if not kept:
         raise DataError(f"data.{name}_root: {display(root)} holds nothing but silence; at least one sound is needed")
     groups = {row.class_name: row.group for row in kept}
@@ -240,9 +272,11 @@ def _pack(
         "paths": pack_paths([row.path for row in kept]),
         "energies": np.concatenate(energies),
         "energy_offsets": np.cumsum([0, *(frames.size for frames in energies)], dtype=np.int64),
+        "contents": np.frombuffer(b"".join(contents), np.uint8).reshape(len(kept), -1),
     }
     names = {"class_names": class_names, "class_groups": [groups[class_name] for class_name in class_names]}
-    finish_pack(folder, audio, header | names | {"fingerprint": digest.hexdigest()}, arrays)
+    header |= names | {"fingerprint": digest.hexdigest(), "audio_sha256": checksum.hexdigest(), "left_out": left_out}
+    finish_pack(folder, audio, header, arrays)
 
 
 def frame_energies(samples: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -261,6 +295,7 @@ def _check(corpus: Corpus, folder: Path) -> None:
         number > 0
         and all(a.shape == (number,) for a in (corpus.offsets, corpus.lengths, corpus.classes, corpus.splits))
         and len(corpus.paths) == number
+        and corpus.contents.shape == (number, 32)
         and len(corpus.class_groups) == len(corpus.class_names)
         and list(corpus.class_names) == sorted(set(corpus.class_names))
         and corpus.energy_offsets.shape == (number + 1,)

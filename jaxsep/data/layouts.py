@@ -31,7 +31,7 @@ KNOWN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One recording: path relative to the root, name of its class and group, and 'train', 'val' or 'test'."""
 
@@ -41,7 +41,9 @@ class Row:
     split: str
 
 
-def read_layout(root: str | os.PathLike, corpus: str, *, sample_rate: int = 8000) -> tuple[str, list[Row]]:
+def read_layout(
+    root: str | os.PathLike, corpus: str, *, sample_rate: int = 8000, others: Counter[str] | None = None
+) -> tuple[str, list[Row]]:
     """Recognises the layout of a dataset and lists its recordings, sorted by path.
 
     Args:
@@ -49,6 +51,7 @@ def read_layout(root: str | os.PathLike, corpus: str, *, sample_rate: int = 8000
             holds tr/, cv/, tt/.
         corpus: 'speech' or 'environment': the group's name where the layout has none, and the field named in errors.
         sample_rate: Hz; where WSJ0-2mix is there at several rates, the folder of this one is taken first.
+        others: if given, counts what lies where recordings do and is not taken, by suffix or kind.
 
     Returns:
         (layout: 'esc50', 'wsj0-2mix' or 'tree'; rows, at least one)
@@ -57,14 +60,15 @@ def read_layout(root: str | os.PathLike, corpus: str, *, sample_rate: int = 8000
         DataError: missing, empty or of no known layout; a table with missing columns or impossible values.
     """
     folder, field = Path(root), f"data.{corpus}_root"
+    others = Counter() if others is None else others
     check_root(folder, field, KNOWN)
     try:
         if (folder / "meta" / "esc50.csv").is_file():
-            layout, rows = "esc50", _esc50(folder)
+            layout, rows = "esc50", _esc50(folder, others)
         elif (base := _wsj0_base(folder, sample_rate)) is not None:
-            layout, rows = "wsj0-2mix", _wsj0(folder, base, corpus)
+            layout, rows = "wsj0-2mix", _wsj0(folder, base, corpus, others)
         elif any((folder / split).is_dir() for split in SPLITS):
-            layout, rows = "tree", list(_tree(folder, corpus))
+            layout, rows = "tree", list(_tree(folder, corpus, others))
         else:
             raise DataError(f"{field}: {display(root)} has no known layout; known: {KNOWN}")
     except OSError as error:
@@ -107,12 +111,29 @@ def mixture_bases(root: Path, sample_rate: int) -> Iterator[Path]:
         yield from (top / rate / length for rate in rates for length in ("min", "max"))
 
 
-def sound_files(folder: Path) -> Iterator[os.DirEntry]:
-    """Sound files directly in a folder, sorted by name; hidden ones (as macOS leaves behind) are not recordings."""
+def sound_files(folder: str | Path, others: Counter[str]) -> list[str]:
+    """Names of the sound files directly in a folder, sorted. What they are shows when they are read: a folder or a dangling
+    link of such a name is reported then.
+
+    `others` counts the other files by suffix, and links to folders, which are not followed. Hidden files (as macOS leaves
+    behind) are not counted.
+    """
+    names = []
     with os.scandir(folder) as entries:
-        found = [e for e in entries if e.name.lower().endswith(SUFFIXES) and not e.name.startswith(".")]
-    # os.path.isdir, because DirEntry.is_dir raises on a loop of links; such a file is reported when it is read.
-    yield from sorted((e for e in found if not os.path.isdir(e.path)), key=lambda entry: os.fsencode(entry.name))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.name.lower().endswith(SUFFIXES):
+                names.append(entry.name)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                others["links to folders"] += 1
+            elif not entry.is_dir(follow_symlinks=False):
+                others[_suffix(entry.name)] += 1
+    return sorted(names, key=os.fsencode)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "without suffix"
 
 
 def utterances_of(stem: str) -> tuple[str, ...]:
@@ -131,18 +152,21 @@ def utterances_of(stem: str) -> tuple[str, ...]:
     return tuple(names) if fits else ()
 
 
-def _tree(root: Path, corpus: str) -> Iterator[Row]:
+def _tree(root: Path, corpus: str, others: Counter[str]) -> Iterator[Row]:
     for split in SPLITS:
         if not (root / split).is_dir():
             continue
         for class_name in sorted(os.listdir(root / split)):
             if not os.path.isdir(root / split / class_name):
+                if not class_name.startswith("."):
+                    others[f"{_suffix(class_name)} outside of a class"] += 1
                 continue
             # Deeper folders (speaker/chapter/*.flac) count as their class. Links to folders below it are not followed,
             # so that a loop of links ends.
             for folder, _, _ in os.walk(root / split / class_name, onerror=_raise):
-                for entry in sound_files(Path(folder)):
-                    yield Row(os.path.relpath(entry.path, root), class_name, corpus, split)
+                place = os.path.relpath(folder, root)
+                for name in sound_files(folder, others):
+                    yield Row(os.path.join(place, name), class_name, corpus, split)
 
 
 def _raise(error: OSError) -> None:
@@ -156,27 +180,34 @@ def _wsj0_base(root: Path, sample_rate: int) -> Path | None:
     return None
 
 
-def _wsj0(root: Path, base: Path, corpus: str) -> list[Row]:
+def _wsj0(root: Path, base: Path, corpus: str, others: Counter[str]) -> list[Row]:
     rows = []
     for folder, split in zip(("tr", "cv", "tt"), SPLITS, strict=True):
         best: dict[str, tuple[int, str]] = {}
         for place, role in enumerate(("s1", "s2")):
             if not (base / folder / role).is_dir():
                 continue
-            for entry in sound_files(base / folder / role):
-                names = utterances_of(Path(entry.name).stem)
+            place_of_role = os.path.relpath(base / folder / role, root)
+            for name in sound_files(base / folder / role, others):
+                names = utterances_of(Path(name).stem)
                 if len(names) <= place:
-                    raise DataError(
-                        f"{display(entry.path)}: no WSJ0-2mix name; they read like 011a0101_1.8_20aa010b_-1.8.wav"
-                    )
+                    shown = display(base / folder / role / name)
+                    raise DataError(f"{shown}: no WSJ0-2mix name; they read like 011a0101_1.8_20aa010b_-1.8.wav")
                 # An utterance occurs in several mixtures, cut to the shorter of the two: the longest copy is kept.
-                copy = (-entry.stat().st_size, os.path.relpath(entry.path, root))
+                copy = (-_size(base / folder / role / name), os.path.join(place_of_role, name))
                 best[names[place]] = min(best.get(names[place], copy), copy)
         rows += [Row(path, name[:3], corpus, split) for name, (_, path) in best.items()]
     return rows
 
 
-def _esc50(root: Path) -> list[Row]:
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a dangling link, say; reported when it is read
+        return 0
+
+
+def _esc50(root: Path, others: Counter[str]) -> list[Row]:
     table = root / "meta" / "esc50.csv"
     try:
         with open(table, newline="", encoding="utf-8") as stream:
@@ -194,6 +225,9 @@ def _esc50(root: Path) -> list[Row]:
     twice = [name for name, count in Counter(entry["filename"] for entry in entries).items() if count > 1]
     if twice:
         raise DataError(f"{display(table)}: lists {twice[0]!r} more than once; every file must be listed once")
+    listed = {entry["filename"] for entry in entries}
+    for name in set(sound_files(root / "audio", others)) - listed:
+        others[f"{_suffix(name)} that {table.name} does not name"] += 1
     held_out = _halve([entry for entry in entries if entry["fold"] == "5"])
     return [
         Row(

@@ -4,32 +4,36 @@ A packed folder holds
 
     audio.f32     all samples, float32, little-endian, one recording after another
     index.npz     plain arrays (no pickle): where each recording lies and what it is
-    corpus.json   kind, format version, fingerprint, sample rate, class names; read first
+    corpus.json   kind, format version, fingerprint, sample rate, class names, recordings left out, checksums; read first
 
-It is written under a temporary name, flushed to disk and renamed, so that a folder with its final name is complete.
+It is written under a temporary name, flushed to disk and renamed, so that a folder with its final name is complete. The
+SHA-256 of the index is checked on opening, that of the audio by `python -m jaxsep.prepare --verify`.
 """
 
 import hashlib
+import io
 import json
 import os
 import secrets
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
-import tqdm
 
-from jaxsep.data.audio import DataError, display, read_audio
+from jaxsep.data.audio import DataError, display
 from jaxsep.data.reading import read_arrays, read_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+FINGERPRINT_VERSION = (
+    2  # of what is digested: packs may get another form, and runs on the same recordings are still compared
+)
 HEADER, INDEX, AUDIO = "corpus.json", "index.npz", "audio.f32"
-MAX_LISTED = 10
 # A pack writes all the time; one that has not for an hour was killed, and its folder may go.
 STALE_SECONDS = 3600.0
 Opened = TypeVar("Opened")
@@ -48,9 +52,9 @@ def reuse(target: Path, opener: Callable[[Path], Opened]) -> Opened | None:
 
 
 def fingerprint(metadata: Iterable[Path], facts: Mapping[str, Any]) -> Any:
-    """A SHA-256 of `facts` (JSON values: rate, layout, classes, splits, ...), the contents of the metadata files and the format
+    """A SHA-256 of `facts` (JSON values: rate, layout, classes, splits, ...), the contents of the metadata files and a
     version. With what `decode` adds, every recording's path and content, it tells what is packed, on whatever machine."""
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, dict(facts)], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([FINGERPRINT_VERSION, dict(facts)], sort_keys=True).encode())
     for file in metadata:
         digest.update(file.read_bytes())
     return digest
@@ -59,57 +63,15 @@ def fingerprint(metadata: Iterable[Path], facts: Mapping[str, Any]) -> Any:
 def stamp(root: Path, paths: Iterable[str], digest: Any) -> str:
     """SHA-256 (hex) that finds the pack of a folder again: `digest` with path, size and modification time (ns) of each file.
     Recordings are not read: 200,000 take seconds."""
-    digest = digest.copy()
+    digest, folder = digest.copy(), os.fspath(root)
     for path in paths:
         try:
-            status = os.stat(root / path)
+            status = os.stat(os.path.join(folder, path))  # a Path for each would double the time
             size, modified = status.st_size, status.st_mtime_ns
         except OSError:
             size = modified = -1  # reported with its reason when it is decoded
         digest.update(os.fsencode(path) + f"\0{size}\0{modified}\0".encode())
     return digest.hexdigest()
-
-
-def decode(
-    root: Path, items: Sequence[tuple[str, ...]], sample_rate: int, digest: Any, *, title: str, progress: bool
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decodes items, each of R files that belong together, in order, and adds each file's path and content to `digest`.
-
-    Yields:
-        (position in `items`, samples float32 [R, T])
-
-    Raises:
-        DataError: after the last item, listing all files that could not be used: unreadable, or of another length than
-            the other files of their item.
-    """
-    bad: list[str] = []
-    stereo: list[tuple[str, int]] = []
-    for position in tqdm.trange(len(items), desc=title, unit="file", disable=None if progress else True):
-        signals = []
-        for path in items[position]:
-            try:
-                samples, channels = read_audio(root / path, sample_rate)
-                digest.update(os.fsencode(path) + b"\0" + hashlib.sha256((root / path).read_bytes()).digest())
-            except DataError as error:
-                bad.append(str(error))
-                continue
-            signals.append(samples)
-            if channels > 1:
-                stereo.append((path, channels))
-        if len(signals) < len(items[position]):
-            continue
-        if len({samples.size for samples in signals}) > 1:
-            lengths = ", ".join(str(samples.size) for samples in signals)
-            shown = display(root / items[position][0])
-            bad.append(f"{shown}: its roles have {lengths} samples; they must be equally long")
-            continue
-        yield position, np.stack(signals)
-    if stereo:
-        path, channels = stereo[0]
-        say(f"warning: {title}: {len(stereo)} files have several channels, averaged (as {display(path)}: {channels})")
-    if bad:
-        rest = f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
-        raise DataError(f"{title}: {len(bad)} files cannot be used: " + "; ".join(bad[:MAX_LISTED]) + rest)
 
 
 @contextmanager
@@ -158,13 +120,25 @@ def atomic_file(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+def append(audio: IO[bytes], checksum: Any, samples: np.ndarray) -> None:
+    """Writes samples in the form of a pack to its audio, and adds them to the SHA-256 of it."""
+    content = samples.astype("<f4", copy=False).tobytes()
+    audio.write(content)
+    checksum.update(content)
+
+
 def finish_pack(folder: Path, audio: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes index and header of a pack whose audio has been written to the stream `audio`, and flushes all three."""
+    """Writes index and header of a pack whose audio has been written to the stream `audio`, and flushes all three.
+
+    `header` holds `audio_sha256` (hex) among others; the index's is added here."""
     audio.flush()
     os.fsync(audio.fileno())
-    stamped = {"version": FORMAT_VERSION, "num_samples": audio.tell() // 4, **header}
+    index = io.BytesIO()
+    np.savez(index, allow_pickle=False, **arrays)
+    checksum = hashlib.sha256(index.getbuffer()).hexdigest()
+    stamped = {"version": FORMAT_VERSION, "num_samples": audio.tell() // 4, **header, "index_sha256": checksum}
     with atomic_file(folder / INDEX) as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
+        stream.write(index.getbuffer())
     with atomic_file(folder / HEADER, "w") as stream:
         json.dump(stamped, stream, indent=1)
     _sync(folder)
@@ -186,6 +160,11 @@ def read_pack(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nda
         version = header.get("version")
         raise DataError(f"{display(folder)}: has format version {version!r}; must be {FORMAT_VERSION}: pack it again")
     try:
+        if not (folder / INDEX).is_file():  # opening a pipe would wait for its other end
+            raise ValueError("it is no regular file")
+        with open(folder / INDEX, "rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != header.get("index_sha256"):
+                raise ValueError(f"its SHA-256 is not the one in {HEADER}")
         arrays = read_arrays(folder / INDEX)
     except Exception as error:  # damaged bytes make zipfile and NumPy raise errors of a dozen kinds
         raise DataError(f"{display(folder / INDEX)}: is damaged ({error}); pack the corpus again") from error
@@ -220,6 +199,20 @@ def pack_paths(paths: Sequence[str]) -> np.ndarray:
 def unpack_paths(packed: np.ndarray) -> tuple[str, ...]:
     """The inverse of `pack_paths`."""
     return tuple(os.fsdecode(path) for path in packed.tobytes().split(b"\0"))
+
+
+def say_left_out(name: str, left_out: Sequence[tuple[str, str]]) -> None:
+    """One line on the recordings, (path, reason) each, that a pack does not hold, if there are any."""
+    if left_out:
+        path, reason = left_out[0]
+        say(f"{name}: {len(left_out):,} recordings are left out of the pack (as {display(path)}: {reason})")
+
+
+def say_not_taken(name: str, others: Mapping[str, int]) -> None:
+    """One line on the files beside the recordings, their number by kind, if there are any."""
+    if others:
+        kinds = ", ".join(f"{count:,} {display(kind)}" for kind, count in Counter(others).most_common())
+        say(f"{name}: not taken: {kinds}")
 
 
 def say(line: str) -> None:

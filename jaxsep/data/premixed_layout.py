@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,9 +54,11 @@ def find_roles(folder: Path) -> tuple[str, ...]:
 
 
 def read_items(
-    root: Path, folders: Sequence[tuple[str, Path]], roles: tuple[str, ...]
+    root: Path, folders: Sequence[tuple[str, Path]], roles: tuple[str, ...], others: Counter[str] | None = None
 ) -> tuple[list[tuple[str, ...]], list[str]]:
-    """For each mixture the paths of its roles, and its split."""
+    """For each mixture the paths of its roles, and its split. A file that only some roles have is named for all of them, and
+    found missing when it is read. `others`, if given, counts the files of other suffixes beside them."""
+    others = Counter() if others is None else others
     if len(roles) < 2 or len(set(roles)) < len(roles):
         right = "must be a mixture role, then one or more source roles, all different"
         raise DataError(f"data.premixed_roles: is {list(roles)}; {right}")
@@ -71,16 +74,10 @@ def read_items(
                 raise DataError(
                     f"data.premixed_roles: {role!r} has no folder in {display(folder)}; every role needs one"
                 )
-        names = [[entry.name for entry in sound_files(folder / role)] for role in roles]
-        for role, found in zip(roles[1:], names[1:], strict=True):
-            odd = sorted(set(found) ^ set(names[0]))
-            if odd:
-                raise DataError(
-                    f"{FIELD}: {display(folder)}: {len(odd)} files are in only one of {roles[0]} and {role} "
-                    f"(as {display(odd[0])}); every role needs the same names"
-                )
-        items += [tuple(os.path.relpath(folder / role / name, root) for role in roles) for name in names[0]]
-        splits += [split] * len(names[0])
+        names = sorted({name for role in roles for name in sound_files(folder / role, others)}, key=os.fsencode)
+        places = [os.path.relpath(folder / role, root) for role in roles]
+        items += [tuple(os.path.join(place, name) for place in places) for name in names]
+        splits += [split] * len(names)
     if not items:
         raise DataError(f"{FIELD}: {display(root)} holds no recordings; known: {KNOWN}")
     return items, splits

@@ -8,7 +8,9 @@ ROOT may also be a level above, as published (the folder that holds 2speakers/wa
 like a corpus; its pool goes through the same `mixing.draw` and `mixing.render`, in recipes of the same form.
 """
 
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,31 +20,36 @@ import numpy as np
 
 from jaxsep.data.audio import DataError, display
 from jaxsep.data.corpus import ClassTable, check_sample_rate
+from jaxsep.data.decoding import Bad, decode, settle
 from jaxsep.data.layouts import SPLITS, check_root
 from jaxsep.data.mixing import power_ratio, remove_mean
 from jaxsep.data.packing import (
     AUDIO,
     HEADER,
-    decode,
+    append,
     fingerprint,
     finish_pack,
     pack_paths,
     publish,
     read_pack,
     reuse,
+    say_left_out,
+    say_not_taken,
     stamp,
     unpack_paths,
 )
 from jaxsep.data.premixed_layout import FIELD, KNOWN, classes_of, find_roles, read_items, split_folders
-from jaxsep.data.reading import check_names, entry, typed
+from jaxsep.data.reading import check_names, entry, pairs, typed
 
 KIND = "premixed"
+TITLE = "packing premixed"
 ARRAY_TYPES = {
     **dict.fromkeys(("offsets", "lengths"), np.int64),
     "classes": np.int32,
     "splits": np.int8,
     "snr": np.float32,
     "paths": np.uint8,
+    "contents": np.uint8,
 }
 
 
@@ -65,6 +72,8 @@ class Premixed:
         snr: float32 [M], dB: power of source 0 to source 1; 0 where one is silent or there is one source.
         paths: M files of the mixture role, relative to the root.
         class_names, class_groups: speakers ('speech'), 'noise' ('noise'), or role names ('premixed').
+        contents: uint8 [M,R,32], the SHA-256 of each file.
+        left_out: (path of the mixture, reason) of each mixture of the set that the pack does not hold.
     """
 
     layout: str
@@ -80,6 +89,8 @@ class Premixed:
     paths: tuple[str, ...]
     class_names: tuple[str, ...]
     class_groups: tuple[str, ...]
+    contents: np.ndarray
+    left_out: tuple[tuple[str, str], ...]
     name: str = KIND
     synthetic: bool = False
 
@@ -90,6 +101,7 @@ def prepare_premixed(
     cache_dir: str | os.PathLike,
     *,
     roles: Sequence[str] = (),
+    skip_bad: bool = False,
     progress: bool = True,
 ) -> Premixed:
     """Packs a premixed set into `cache_dir/premixed-RATE-FINGERPRINT/`, or opens the pack made from the same files before.
@@ -100,29 +112,39 @@ def prepare_premixed(
         cache_dir: where packs lie; made if missing.
         roles: folder names, the mixture's first, then the sources' in their order; () for mix, else mix_clean, else
             mix_both, and all of s1, s2, ... that exist.
+        skip_bad: leave out mixtures of which a file is missing or cannot be used, and list them, in place of refusing the
+            set. The pack is found again whether this is given or not.
         progress: show a progress bar with the time left, where standard error is a terminal.
 
     Raises:
-        DataError: unknown layout, missing roles, files missing in a role, of unequal lengths or unreadable (all listed).
+        DataError: unknown layout, missing roles, files missing in a role, of unequal lengths or unreadable (all are listed).
     """
     root = Path(root)
     check_sample_rate(sample_rate)
-    if (root / HEADER).is_file():
+    if os.path.isfile(root / HEADER):
         premixed = open_premixed(root)
         if premixed.sample_rate != sample_rate or (roles and tuple(roles) != premixed.roles):
             found = f"{premixed.sample_rate} Hz with the roles {', '.join(premixed.roles)}"
             raise DataError(f"{FIELD}: {display(root)} is packed at {found}; asked for {sample_rate} Hz, {list(roles)}")
+        say_left_out(KIND, premixed.left_out)
         return premixed
     check_root(root, FIELD, KNOWN)
-    folders = split_folders(root, sample_rate)
-    chosen = tuple(roles) or find_roles(folders[0][1])
-    items, splits = read_items(root, folders, chosen)
+    others: Counter[str] = Counter()
+    try:
+        folders = split_folders(root, sample_rate)
+        chosen = tuple(roles) or find_roles(folders[0][1])
+        items, splits = read_items(root, folders, chosen, others)
+    except OSError as error:
+        place = display(error.filename or root)
+        raise DataError(f"{FIELD}: {place} cannot be read ({error.strerror}); it must be readable") from error
+    say_not_taken(KIND, others)
     layout = ", ".join(folder.name for _, folder in folders)
     facts = {"name": KIND, "layout": layout, "rate": sample_rate, "roles": chosen, "splits": splits}
     digest = fingerprint((), facts)
     paths = [path for item in items for path in item]
     target = Path(cache_dir) / f"{KIND}-{sample_rate}-{stamp(root, paths, digest)[:12]}"
     if (known := reuse(target, open_premixed)) is not None:
+        say_left_out(KIND, known.left_out)
         return known
     header = {
         "kind": KIND,
@@ -133,7 +155,7 @@ def prepare_premixed(
         "roles": chosen,
     }
     with publish(target) as folder, open(folder / AUDIO, "wb") as audio:
-        _pack(root, items, splits, header, digest, folder, audio, progress=progress)
+        _pack(root, items, splits, header, digest, folder, audio, skip_bad=skip_bad, progress=progress)
     return open_premixed(target)
 
 
@@ -157,6 +179,7 @@ def open_premixed(folder: str | os.PathLike) -> Premixed:
             paths=paths,
             class_names=tuple(entry(header, "class_names", list)),
             class_groups=tuple(entry(header, "class_groups", list)),
+            left_out=pairs(header, "left_out"),
             **columns,
         )
         check_names(premixed.class_names)
@@ -174,6 +197,8 @@ def _check(premixed: Premixed) -> None:
         raise ValueError(f"{roles} roles do not fit classes of shape {premixed.classes.shape} for {number} mixtures")
     if any(column.shape != (number,) for column in (offsets, lengths, premixed.splits, premixed.snr)):
         raise ValueError("the arrays have different lengths")
+    if premixed.contents.shape != (number, roles, 32):
+        raise ValueError("contents do not fit the paths")
     # The lengths first, or sums of them could wrap around.
     if not 1 <= lengths.min() <= lengths.max() <= premixed.audio.size or not (
         np.array_equal(offsets, np.cumsum(roles * lengths) - roles * lengths)
@@ -204,14 +229,20 @@ def _pack(
     folder: Path,
     audio: IO[bytes],
     *,
+    skip_bad: bool,
     progress: bool,
 ) -> None:
-    lengths, ratios, rate = [], [], header["sample_rate"]
-    for _, signals in decode(root, items, rate, digest, title="packing premixed", progress=progress):
-        audio.write(signals.astype("<f4", copy=False).tobytes())
+    lengths, ratios, kept, contents, rate = [], [], [], [], header["sample_rate"]
+    bad: list[Bad] = []
+    checksum = hashlib.sha256()
+    for position, signals, content in decode(root, items, rate, digest, bad, title=TITLE, progress=progress):
+        append(audio, checksum, signals)
+        kept.append(position)
+        contents.append(content)
         lengths.append(signals.shape[1])
         ratios.append(power_ratio(remove_mean(signals[1:])))
-    found = [classes_of(Path(item[0]).stem, header["roles"][1:]) for item in items]
+    left_out = settle(root, items, bad, title=TITLE, skip_bad=skip_bad)
+    found = [classes_of(Path(items[position][0]).stem, header["roles"][1:]) for position in kept]
     known = sorted({pair for row in found for pair in row})
     ids = {pair: index for index, pair in enumerate(known)}
     sizes = len(header["roles"]) * np.array(lengths, np.int64)
@@ -219,9 +250,11 @@ def _pack(
         "offsets": np.cumsum(sizes) - sizes,
         "lengths": np.array(lengths, np.int64),
         "classes": np.array([[ids[pair] for pair in row] for row in found], np.int32),
-        "splits": np.array([SPLITS.index(split) for split in splits], np.int8),
+        "splits": np.array([SPLITS.index(splits[position]) for position in kept], np.int8),
         "snr": np.array(ratios, np.float32),
-        "paths": pack_paths([item[0] for item in items]),
+        "paths": pack_paths([items[position][0] for position in kept]),
+        "contents": np.frombuffer(b"".join(contents), np.uint8).reshape(len(kept), len(header["roles"]), -1),
     }
-    names = {"class_names": [name for name, _ in known], "class_groups": [group for _, group in known]}
-    finish_pack(folder, audio, header | names | {"fingerprint": digest.hexdigest()}, arrays)
+    header = header | {"class_names": [name for name, _ in known], "class_groups": [group for _, group in known]}
+    header |= {"fingerprint": digest.hexdigest(), "audio_sha256": checksum.hexdigest(), "left_out": left_out}
+    finish_pack(folder, audio, header, arrays)

@@ -48,6 +48,14 @@ def entry(values: Mapping[str, Any], name: str, kind: type) -> Any:
     return value
 
 
+def pairs(values: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ...]:
+    """values[name], a list of lists of two texts; ValueError otherwise."""
+    value = values.get(name)
+    if type(value) is not list or any(type(pair) is not list or [*map(type, pair)] != [str, str] for pair in value):
+        raise ValueError(f"{name} is {value!r:.80}")
+    return tuple((first, second) for first, second in value)
+
+
 def check_names(names: Iterable[str]) -> None:
     """ValueError unless each can be a class's name, which becomes part of the names of files: no way out of a folder."""
     for name in names:
@@ -99,7 +107,7 @@ def _read_array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     rest = io.BytesIO(content)
     versions = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, fortran, kind = versions[np.lib.format.read_magic(rest)](rest)
-    if kind.kind not in "biufU" or fortran or len(shape) > 2 or min(shape, default=0) < 0:
+    if kind.kind not in "biufU" or fortran or len(shape) > 3 or min(shape, default=0) < 0:
         raise ValueError(f"{member.filename} is an array of {kind} and shape {shape}, which no pack or recipe holds")
     if math.prod(shape) * kind.itemsize != len(content) - rest.tell() or not kind.itemsize:
         raise ValueError(f"{member.filename} has not the bytes of {shape} of {kind}")
