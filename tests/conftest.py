@@ -15,9 +15,13 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 # As the commands do (`jaxsep.runtime`): a run in a process of its own and one in this process are compared bit for bit.
 os.environ["XLA_FLAGS"] = "--xla_cpu_prefer_vector_width=512 --xla_gpu_deterministic_ops=true"
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402  the settings above are read on import
 import pytest  # noqa: E402
 
+# The same examples every time, and no folder of those that failed.
+hypothesis.settings.register_profile("jaxsep", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("jaxsep")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = Path(os.environ.get("JAXSEP_SHARED", Path(__file__).resolve().parents[2] / "shared"))

@@ -1,6 +1,5 @@
 """Packing: once, whole or not at all, and found again; opening without reading."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trees import RATE, noise, write, write_esc50, write_tree, write_wsj0
+from trees import RATE, noise, sign_pack, write, write_esc50, write_tree, write_wsj0
 
 from jaxsep.data.audio import DataError, read_audio
 from jaxsep.data.corpus import ClassTable, class_table, frame_energies, open_packed, prepare
@@ -284,7 +283,7 @@ def edit_index(folder: Path, **changes) -> None:
     with np.load(folder / "index.npz") as file:
         arrays = dict(file) | changes
     np.savez(folder / "index.npz", **arrays)
-    edit_header(folder, index_sha256=hashlib.sha256((folder / "index.npz").read_bytes()).hexdigest())
+    sign_pack(folder)
 
 
 DAMAGES = [

@@ -4,7 +4,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,18 +34,27 @@ def fill(disk: Path) -> None:
     assert os.statvfs(disk).f_bavail == 0
 
 
-def largest_file(size: int) -> Callable[[], None]:
-    """preexec_fn of a process in which no file can grow beyond so many bytes: writing fails as it does on a full disk."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+_LIMITED = """
+import os, resource, sys
+limit, size, *words = sys.argv[1:]
+resource.setrlimit(int(limit), (int(size), int(size)))
+os.execv(words[0], words)
+"""
 
 
-def most_memory(size: int) -> Callable[[], None]:
-    """preexec_fn of a process that may map no more than so many bytes."""
-    return lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))
+def limited(words: list[str], *, largest_file: int | None = None, most_memory: int | None = None) -> list[str]:
+    """A command under limits. largest_file: bytes; no file can grow beyond, writing fails as it does on a full disk.
+    most_memory: bytes that the process may map."""
+    for limit, size in ((resource.RLIMIT_FSIZE, largest_file), (resource.RLIMIT_AS, most_memory)):
+        if size is not None:  # not by preexec_fn, which would fork a process that has threads
+            words = [sys.executable, "-c", _LIMITED, str(limit), str(size), *words]
+    return words
 
 
-def command(module: str, *arguments: object, timeout: float = 300, **options) -> subprocess.CompletedProcess:
-    """python -m MODULE ARGUMENTS in a process of its own, its output as text."""
-    words = [sys.executable, "-m", module, *map(str, arguments)]
+def command(
+    module: str, *arguments: object, largest_file: int | None = None, timeout: float = 300, **options
+) -> subprocess.CompletedProcess:
+    """python -m MODULE ARGUMENTS in a process of its own, its output as text. largest_file: see `limited`."""
+    words = limited([sys.executable, "-m", module, *map(str, arguments)], largest_file=largest_file)
     options["env"] = os.environ | options.get("env", {})
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False, **options)

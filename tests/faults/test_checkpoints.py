@@ -194,14 +194,14 @@ changes = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_si
 
 
 @given(place=st.integers(0, 100), changes=changes)
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 def test_no_change_of_bytes_gives_another_state(pair, tmp_path_factory, place, changes):
     check_mutation(pair, tmp_path_factory.getbasetemp() / "mutated", place, changes)
 
 
 @pytest.mark.slow
 @given(place=st.integers(0, 100), changes=changes)
-@settings(max_examples=3000, deadline=None, database=None)
+@settings(max_examples=3000)
 def test_no_change_of_bytes_gives_another_state_in_thousands(pair, tmp_path_factory, place, changes):
     check_mutation(pair, tmp_path_factory.getbasetemp() / "mutated", place, changes)
 

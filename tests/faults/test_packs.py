@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from limits import command, largest_file, small_disk
+from limits import command, small_disk
 from runs import ROOT
 from trees import RATE, noise, write, write_tree, write_wsj0
 
@@ -78,8 +78,7 @@ def test_a_full_disk_is_one_line_and_status_2(tmp_path, name):
 
 def test_files_that_may_not_grow_are_one_line_and_status_2(tmp_path):
     root, packs = write_tree(tmp_path / "root"), tmp_path / "packs"
-    options = {"preexec_fn": largest_file(100_000)}
-    done = command("jaxsep.prepare", root, "--name", "speech", "-o", packs, **options)
+    done = command("jaxsep.prepare", root, "--name", "speech", "-o", packs, largest_file=100_000)
     assert done.returncode == 2
     assert done.stderr.endswith(": cannot be written (File too large)\n")
     assert done.stderr.count("\n") == 1

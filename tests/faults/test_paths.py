@@ -14,7 +14,7 @@ from fuzz import Path, np_noise, watched
 from npz import npy, npz
 from runs import FIELDS, arguments, network
 from slim import slim_run
-from trees import RATE, write, write_esc50, write_libri2mix, write_tree
+from trees import RATE, sign_pack, write, write_esc50, write_libri2mix, write_tree
 
 import jaxsep
 from jaxsep import report, separate, settings
@@ -28,7 +28,8 @@ from jaxsep.evaluation.runs import ReportError, read_runs
 from jaxsep.inference.bundle import BundleError, load_bundle, save_bundle
 from jaxsep.main import main
 from jaxsep.settings import SettingsError
-from jaxsep.training.experiment import evaluate_run, finished, read_config
+from jaxsep.training.experiment import evaluate_run, finished
+from jaxsep.training.folder import read_config
 
 ENTRIES = [(1, 0, "dog", "1", "A"), (4, 10, "rain", "2", "A"), (5, 0, "dog", "3", "A"), (5, 10, "rain", "4", "A")]
 # What may not be a class: its name becomes part of the names of the excerpts that a run leaves.
@@ -128,6 +129,7 @@ def test_the_paths_in_a_pack_and_a_model_are_never_opened(packs, tmp_path):
         arrays = dict(file)
     arrays["paths"] = pack_paths(["../../secret", "/etc/passwd", *["x"] * (arrays["lengths"].size - 2)])
     (folder / "index.npz").write_bytes(npz([(f"{name}.npy", npy(array)) for name, array in arrays.items()]))
+    sign_pack(folder)
     about = {"origin": {"file": "/etc/passwd"}, "classes": ["../../x"]}
     save_bundle(
         tmp_path / "model", network("improved")[1], family="improved", fields=FIELDS, sample_rate=8000, about=about
