@@ -75,8 +75,8 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     rest = [argument for argument in overrides if not argument.startswith("--config.weighting.gamma.")]
     values = flags.FlagValues()
     argv = ["jaxsep", *rest]
-    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=False, sys_argv=argv)
     try:
+        holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=False, sys_argv=argv)
         values(argv)
     except (flags.Error, ValueError, TypeError) as error:
         raise SettingsError(" ".join(str(error).split())) from error
