@@ -260,3 +260,11 @@ def test_a_damaged_esc50_table(tmp_path, old, new, said):
     with pytest.raises(DataError, match="esc50") as caught:
         read_layout(tmp_path, "environment")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_finite_samples_whose_sums_are_not(tmp_path, rate):
+    """Resampling or averaging would make them infinite."""
+    write(tmp_path / "a.wav", np.stack([np.full(100, 3e38), noise(0, 100)], axis=1), rate)
+    with pytest.raises(DataError, match=r"a\.wav: holds NaN or infinite samples, .* must be within ±2\^32"):
+        read_audio(tmp_path / "a.wav", 8000)

@@ -24,7 +24,7 @@ MAX_SAMPLE_RATE = 1_000_000
 LOWEST_RATE = 1_000
 # A sound is not resampled to more than so many times its own rate, for the same reason.
 MAX_UPSAMPLING = 200
-# Integers of 32 bits written as floats are sound; what is louder is damaged, and its energy may overflow.
+# Integers of 32 bits written as floats are sound; what is louder is damaged, and sums of it may be infinite.
 LOUDEST = 2.0**32
 # Files are read piece by piece, so many values at most: what a header claims is never allocated.
 BLOCK_VALUES = 1 << 20
@@ -61,11 +61,10 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, i
         if not LOWEST_RATE <= rate <= MAX_SAMPLE_RATE:
             right = f"must be between {LOWEST_RATE:,} and {MAX_SAMPLE_RATE:,} Hz"
             raise DataError(f"{display(path)}: its sample rate is {rate:,} Hz; {right}")
-        blocks = []
-        for block in _blocks(path, file, max(1, BLOCK_VALUES // channels)):
-            if not np.abs(block).max() <= LOUDEST:
-                raise DataError(f"{display(path)}: holds samples up to {np.abs(block).max():.1e}; must be at most 2^32")
-            blocks.append(block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32))
+        blocks = [
+            block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32)
+            for block in _blocks(path, file, max(1, BLOCK_VALUES // channels))
+        ]
     with _reading(path):
         samples = np.concatenate(blocks)
         lost = what_is_missing(path, samples.size)
@@ -106,7 +105,7 @@ def audio_blocks(path: str | os.PathLike, frames: int = 1 << 16) -> Iterator[np.
     """Reads a sound file piece by piece at its own rate: float32 [channels, at most `frames`].
 
     Raises:
-        DataError: as `read_audio`, when the place in the file is reached, but for rates, levels and files cut short.
+        DataError: as `read_audio`, when the place in the file is reached, but for rates and files cut short.
     """
     with _open(path) as file:
         for block in _blocks(path, file, frames):
@@ -135,11 +134,12 @@ def _blocks(path: str | os.PathLike, file: soundfile.SoundFile, frames: int) -> 
             block = file.read(frames, dtype="float32", always_2d=True)
         if not len(block):
             break
-        if not np.isfinite(block).all():
-            second = (count + int(np.argmin(np.isfinite(block).all(axis=1)))) / file.samplerate
+        usable = (np.abs(block) <= LOUDEST).all(axis=1)
+        if not usable.all():
+            second = (count + int(np.argmin(usable))) / file.samplerate
             raise DataError(
                 f"{display(path)}: holds NaN or infinite samples, the first at {second:.3f} s; "
-                f"every sample must be finite"
+                f"every sample must be within ±2^32"
             )
         count += len(block)
         yield block

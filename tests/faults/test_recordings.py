@@ -61,7 +61,7 @@ BAD = {
         "NaN or infinite samples, the fi",
     ),
     "inf.wav": (encoded(np.where(np.arange(2000) == 800, np.inf, SOUND), "WAV", "DOUBLE"), "NaN or infinite samples"),
-    "loud.wav": (encoded(SOUND * 1e30, "WAV", "FLOAT"), "must be at most 2^32"),
+    "loud.wav": (encoded(SOUND * 1e30, "WAV", "FLOAT"), "must be within ±2^32"),
     "slow.wav": (wav(PCM, rate=1), "its sample rate is 1 Hz; must be between 1,000"),
     "fast.wav": (wav(PCM, rate=2**31 - 1), "its sample rate is 2,147,483,647 Hz"),
     "claims.flac": (flac(2**36 - 1), "cannot be read as sound"),
