@@ -16,16 +16,8 @@ from jaxsep.data.audio import display
 from jaxsep.data.fetch import FetchError, byte_bar, length, writing
 
 # Every way in which tarfile and zipfile say that the bytes are no archive, cut, or damaged.
-DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-)
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
+DAMAGED += (LookupError, OverflowError, OSError)
 
 # A file in an archive: name, bytes, how many bytes of the archive are read by now.
 Member = tuple[str, IO[bytes], int]
@@ -58,7 +50,7 @@ def unpack(archive: Path, folder: Path, place: Callable[[tuple[str, ...]], str |
                         with open(target, "xb") as file:
                             shutil.copyfileobj(stream, file, 1 << 20)
                 bar.update(position - bar.n)
-        except (*DAMAGED, OSError) as error:  # damaged offsets end in those of seek
+        except DAMAGED as error:
             raise BadArchive(f"{display(archive)}: is no sound archive ({error})") from error
 
 
