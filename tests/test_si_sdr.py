@@ -7,7 +7,7 @@ import pytest
 
 import jaxsep
 
-SCALES = [1e-6, 1e-3, 1.0, 1e3, 1e6]
+SCALES = [1e-30, 1e-6, 1e-3, 1.0, 1e3, 1e6, 1e30]
 
 
 def twin(estimate: np.ndarray, source: np.ndarray) -> float:
@@ -98,6 +98,35 @@ def test_gradient_is_that_of_the_definition(noise, scale, tolerance):
     assert np.linalg.norm(gradient - numeric) <= tolerance * np.linalg.norm(numeric)
 
 
+@pytest.mark.parametrize(("scale", "tolerance"), [(1e-30, 1e-5), (1e-6, 1e-5), (1e6, 1e-5), (1e30, 1e-5)])
+def test_gradient_is_scaled_by_the_inverse(scale, tolerance):
+    source, estimate = signal(0, 64), signal(0, 64) + signal(1, 64)
+    plain, scaled = (jax.grad(lambda e: jaxsep.si_sdr(e, source))(np.float32(f) * estimate) for f in (1.0, scale))
+    np.testing.assert_allclose(np.asarray(scaled, np.float64) * scale, plain, atol=tolerance * np.abs(plain).max())
+
+
+def test_gradient_does_not_move_the_mean():
+    gradient = jax.grad(lambda e: jaxsep.si_sdr(e, signal(0, 64)))(signal(1, 64) + 5)
+    assert abs(np.mean(gradient)) < 1e-6 * np.abs(gradient).max()
+
+
+def test_neither_value_nor_gradient_depends_on_the_other_signals():
+    """Not even where one beside it is no number: that one's own SI-SDR is none."""
+    estimates, sources = np.stack([signal(s, 64) for s in (0, 1)]), np.stack([signal(s, 64) for s in (2, 3)])
+    np.testing.assert_array_equal(jax.grad(lambda e: jaxsep.si_sdr(e, sources)[0])(estimates)[1], 0.0)
+    alone = jax.value_and_grad(lambda e: jaxsep.si_sdr(e, sources[0]))(estimates[0])
+    estimates[1, 7] = np.nan
+    assert np.isnan(jaxsep.si_sdr(estimates, sources)[1])
+    value, gradient = jax.value_and_grad(lambda e: jaxsep.si_sdr(e, sources)[0])(estimates)
+    assert value == pytest.approx(float(alone[0]), abs=1e-5)
+    np.testing.assert_allclose(gradient[0], alone[1], atol=1e-5 * np.abs(alone[1]).max())
+
+
+def test_integers_are_computed_in_float32():
+    source, estimate = np.round(1000 * signal(0)).astype(np.int16), np.round(500 * signal(1)).astype(np.int16)
+    assert jaxsep.si_sdr(estimate, source) == pytest.approx(twin(estimate, source), abs=1e-3)
+
+
 def test_pairwise_entry_is_estimate_m_against_source_n():
     estimates = np.stack([signal(s) for s in (0, 1, 2)])[None]
     sources = np.stack([signal(s) for s in (10, 11)])[None] + estimates[:, :2] * np.float32(0.5)
@@ -108,9 +137,11 @@ def test_pairwise_entry_is_estimate_m_against_source_n():
             assert pairwise[0, n, m] == pytest.approx(twin(estimates[0, m], sources[0, n]), abs=1e-3)
 
 
-def test_low_precision_input_is_computed_in_float32():
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_low_precision_input_is_computed_in_float32(dtype):
     source, estimate = signal(0), signal(0) + 0.01 * signal(1)
-    half = jnp.asarray(estimate, jnp.bfloat16)
+    half = jnp.asarray(estimate, dtype)
+    assert jax.grad(lambda e: jaxsep.si_sdr(e, source))(half).dtype == dtype
     assert jaxsep.si_sdr(half, source).dtype == jnp.float32
     expected = twin(np.asarray(half.astype(jnp.float32)), source)
     assert jaxsep.si_sdr(half, source) == pytest.approx(expected, abs=1e-3)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsep.objective.si_sdr import pairwise_si_sdr, si_sdr
+from jaxsep.objective.si_sdr import LARGEST_SCALE, pairwise_si_sdr, si_sdr
 
 MAX_SOURCES = 8
 _ENUMERATED = 4  # up to 4! = 24 permutations are listed; beyond, subsets (N·2^(N−1) instead of N! terms)
@@ -147,6 +147,8 @@ def separation_losses(
         active, alone:          L[n] = 10·log10(10^(−A[n]/10) + 1e-3)      o is the source: no improvement; bounded at −30 dB
         inactive:               L[n] = 10·log10(‖ŝ‖²/‖o‖² + 1e-3)          energy of the estimate it is given; at least −30 dB
 
+    A silent mixture counts as ‖o‖² = 1. Losses and gradients are finite for estimates and mixtures of 1e-30 … 1e30, and 0.
+
     Args:
       estimates, sources, mixture, active, zero_mean: as `si_sdr_improvement`. Any leading axes, so it may be vmapped.
       improvement: subtract the mixture's own SI-SDR. It is constant in the estimates, but weights read the losses.
@@ -161,8 +163,24 @@ def separation_losses(
         return losses, scores - own
     alone = jnp.sum(active, axis=-1, keepdims=True) == 1
     bounded = 10.0 * jnp.log10(10.0 ** (-scores / 10.0) + 1e-3)
-    given = jnp.take_along_axis(jnp.sum(jnp.square(estimates), axis=-1), permutation, axis=-1)
-    mixture_power = jnp.sum(jnp.square(mixture), axis=-1, keepdims=True)
-    energy = 10.0 * jnp.log10(given / jnp.where(mixture_power > 0, mixture_power, 1.0) + 1e-3)
+    energy = jnp.take_along_axis(_energy_losses(estimates, mixture), permutation, axis=-1)
     losses = jnp.where(active, jnp.where(alone, bounded, losses), energy)
     return losses, jnp.where(active & ~alone, scores - own, 0.0)
+
+
+def _energy_losses(estimates: jax.Array, mixture: jax.Array) -> jax.Array:
+    """10·log10(‖ŝ‖²/‖o‖² + 1e-3) of every estimate, [..., N] dB; signals are scaled first, squares of 1e±30 would leave
+    float32."""
+    estimates, mixture = (jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)) for x in (estimates, mixture))
+    level = _peak(mixture)[..., None]
+    level = jnp.where(level > 0, level, 1.0)
+    scale = jax.lax.stop_gradient(jnp.maximum(_peak(estimates), level))
+    power = jnp.sum(jnp.square(estimates / scale[..., None]), axis=-1)
+    mixture_power = jnp.sum(jnp.square(mixture / level), axis=-1, keepdims=True)
+    mixture_power = jnp.where(mixture_power > 0, mixture_power, 1.0)
+    ratio = power / mixture_power + 1e-3 * jnp.square(level / scale)
+    return 10.0 * jnp.log10(ratio) + 20.0 * (jnp.log10(scale) - jnp.log10(level))
+
+
+def _peak(signals: jax.Array) -> jax.Array:
+    return jnp.minimum(jnp.max(jnp.abs(signals), axis=-1), LARGEST_SCALE)
