@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsep import runtime, settings
+from jaxsep import rules, runtime, settings
 from jaxsep.data.audio import DataError
 from jaxsep.inference.bundle import BundleError
 from jaxsep.settings import SettingsError
@@ -46,13 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.mode == "evaluate":
             if arguments.workdir is None or arguments.config is not None:
                 parser.error("--mode evaluate takes --workdir, a finished run, and no --config: it has its own")
-            experiment.evaluate_run(
-                settings.override(experiment.read_config(arguments.workdir), overrides), arguments.workdir
-            )
+            config = settings.override(experiment.read_config(arguments.workdir), overrides, rules.problems)
+            experiment.evaluate_run(config, arguments.workdir)
         else:
             if arguments.config is None:
                 parser.error("--config is missing, such as --config configs/class_bias.py")
-            config = settings.load(arguments.config, overrides)
+            config = settings.load(arguments.config, overrides, rules.problems)
             if notice := settings.toy_notice(arguments.config, config):
                 print(notice)
             name = Path(arguments.config.split(":")[0]).stem

@@ -5,7 +5,7 @@ was found there, and what would be right.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,20 @@ import soxr
 
 class DataError(ValueError):
     """The data, or a setting about the data, cannot be used as given. The message is one line, made for the user."""
+
+
+def together(problems: Sequence[str]) -> str:
+    """One problem as it is; several as a first line that counts them and one indented line each, none twice.
+
+    >>> print(together(["seed is -1", "data.slots is ()"]))
+    2 problems in the configuration:
+      seed is -1
+      data.slots is ()
+    """
+    problems = list(dict.fromkeys(problems))
+    if len(problems) == 1:
+        return problems[0]
+    return "\n  ".join([f"{len(problems)} problems in the configuration:", *problems])
 
 
 def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, int]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 import jaxsep
 from jaxsep import models, rules, settings
-from jaxsep.data.audio import write_wav
+from jaxsep.data.audio import together, write_wav
 from jaxsep.data.packing import atomic_file
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
@@ -88,11 +88,18 @@ def claim(workdir: Path, parts: Parts) -> None:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The configuration in a run's folder."""
+    """The configuration in a run's folder.
+
+    Raises:
+      SettingsError: it cannot be read, or has fields that are missing, unknown or wrong: all of them.
+    """
     try:
-        return settings.from_json((workdir / "config.json").read_text(encoding="utf-8"))
+        config = settings.from_json((workdir / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder") from error
+    if problems := rules.problems(config):
+        raise SettingsError(f"--workdir {workdir}: config.json: {together(problems)}")
+    return config
 
 
 def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:

