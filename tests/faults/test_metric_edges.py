@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import network
 
 import jaxsep
 from jaxsep.objective.permutation import separation_losses
+from jaxsep.training.step import separation_loss_fn
 
 # Few shapes, so that few programs are compiled.
 SHAPES = ((1, 64), (2, 64), (3, 64), (4, 64), (5, 64), (2, 1), (5, 1))  # sources, samples
@@ -261,3 +263,27 @@ def test_an_estimate_that_is_no_number_is_never_read_as_silence(value, slot):
         (losses, _), gradient = loss_and_gradient(*case)
         assert not np.all(np.isfinite(losses))
         assert not np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize(("family", "granularity"), [("original", "example"), ("improved", "source")])
+def test_gradients_of_a_network_are_finite_on_mixtures_of_nothing(family, granularity):
+    """A silent mixture without active slots, a constant one, and one sound alone, beside a mixture of two sounds."""
+    module, params = network(family)
+    sources = np.random.default_rng(0).standard_normal((4, 2, 400)).astype(np.float32)
+    sources[:2], sources[2, 1] = 0, 0
+    mixture = sources.sum(axis=1)
+    mixture[1] = 0.5
+    active = np.any(sources != 0, axis=2)
+    batch = {"mixture": mixture, "sources": sources, "active": active}
+    loss_fn = separation_loss_fn(module.apply, granularity=granularity)
+
+    @jax.jit
+    def of(params):
+        losses, aux = loss_fn(params, batch)
+        return jnp.sum(losses), (losses, aux["si_sdri"])
+
+    gradient, (losses, si_sdri) = jax.grad(of, has_aux=True)(params)
+    assert np.all(np.isfinite(losses))
+    np.testing.assert_array_equal(np.isfinite(si_sdri), [False, False, False, True])  # no improvement where none can be
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
