@@ -178,7 +178,7 @@ _RULES: dict[str, Rule] = {
     "train.micro_batch": _whole(0, 65536),
     "train.mixtures_per_epoch": _whole(1, 10**9),
     "train.num_epochs": _whole(1, 10**6),
-    "train.learning_rate": _above_zero(1e-12, 1),
+    "train.learning_rate": _above_zero(1e-37, 1),
     "train.schedule": _one_of("constant", "step", "cosine"),
     "train.schedule_every": _whole(1, 10**6),
     "train.schedule_divisor": _at_least(1, 1e6),
