@@ -137,10 +137,11 @@ _CROSS_FIELD: list[tuple[tuple[str, ...], Callable[..., Answer]]] = [
         ),
     ),
     (
-        ("data.premixed_roles",),
-        lambda roles: (
-            len(set(roles)) < len(roles)
-            and f"data.premixed_roles is {roles}, it must name each folder once: the mixture's, then one per source"
+        ("data.premixed_root", "data.premixed_roles"),
+        lambda premixed, roles: (
+            bool(roles)
+            and not premixed
+            and f"data.premixed_roles is {roles}, it must be () where data.premixed_root is empty"
         ),
     ),
     (

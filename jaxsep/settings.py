@@ -109,7 +109,7 @@ def _apply(config: ConfigDict, argument: str) -> None:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=False, sys_argv=argv)
         values(argv)
     except Exception as error:  # of literals, which Python itself reads, errors of many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error)[:500].split()) or type(error).__name__
         raise SettingsError(reason if name in reason else f"--config.{name}: {reason}") from error
     return None
 

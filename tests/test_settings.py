@@ -89,8 +89,8 @@ MISTAKES = [
     ("data.active_counts=(0.5,0.4)", "data.active_counts: is [0.5, 0.4]; must be 2 probabilities"),
     ("data.active_counts=(1.0,)", "data.active_counts: is [1.0]; must be 2 probabilities"),
     (
-        "data.premixed_roles=('mix','s1','s1')",
-        "data.premixed_roles is ('mix', 's1', 's1'), it must name each folder once",
+        "data.premixed_roles=('mix','s1')",
+        "data.premixed_roles is ('mix', 's1'), it must be () where data.premixed_root is empty",
     ),
     ("data.sample_rate=3999", "data.sample_rate is 3999, it must be at least 4000 where data.synthetic is True"),
     ("data.sample_rate=0", "data.sample_rate is 0, it must be a whole number of at least 1000 and at most 384000"),
