@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsep import runtime, settings
+from jaxsep import rules, runtime, settings
 from jaxsep.data.audio import DataError
 from jaxsep.inference.bundle import BundleError
 from jaxsep.settings import SettingsError
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             if arguments.config is None:
                 parser.error("--config is missing, such as --config configs/class_bias.py")
-            config = settings.load(arguments.config, overrides)
+            config = settings.load(arguments.config, overrides, rules.problems)
             if notice := settings.toy_notice(arguments.config, config):
                 print(notice)
             name = Path(arguments.config.split(":")[0]).stem

@@ -3,13 +3,16 @@
 import difflib
 import importlib.util
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+
+from jaxsep.data.audio import together
 
 # A run goes on in its folder when only these differ from the configuration it was started with.
 MAY_CHANGE = (
@@ -27,21 +30,32 @@ MAY_CHANGE = (
 SECTIONS = ("data", "train", "weighting", "loss", "model", "evaluation")
 
 
+Check = Callable[[ConfigDict], Sequence[str]]
+
+
 class SettingsError(ValueError):
     """A value of the configuration that cannot work; the message names the field, the value and what would be right."""
 
 
-def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
+def nothing_more(config: ConfigDict) -> Sequence[str]:
+    """A check that finds no problem."""
+    return ()
+
+
+def load(spec: str, overrides: Sequence[str], check: Check = nothing_more) -> ConfigDict:
     """The configuration of `configs/robust.py` or `configs/robust.py:cpu` with overrides like '--config.seed=3'.
 
     The file is Python and defines get_config([scale]) -> ConfigDict; the folder above its own is put on the import path.
 
+    Args:
+      check: as `override`.
+
     Raises:
-      SettingsError: no such file, no such scale, an unknown field or a value of the wrong type.
+      SettingsError: no such file, no such scale, a file that fails or gives no ConfigDict; all problems of `override`.
     """
     path, *scale = spec.split(":", 1)
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(path):
         raise SettingsError(
             f"--config: {path} is no file; there are configs/class_bias.py, robust.py and curriculum.py"
         )
@@ -55,41 +69,70 @@ def load(spec: str, overrides: Sequence[str]) -> ConfigDict:
     try:
         found.loader.exec_module(module)
         config = module.get_config(*scale)
-    except Exception as error:  # the user's own file may fail in any way
+    except (Exception, SystemExit) as error:  # the user's own file may fail in any way
         raise SettingsError(f"--config: {spec}: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    return override(config, overrides)
+    if not isinstance(config, ConfigDict):
+        raise SettingsError(f"--config: {spec}: get_config gives a {type(config).__name__}, it must give a ConfigDict")
+    return override(config, overrides, check)
 
 
-def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """config with '--config.section.field=value' applied; only weighting.gamma takes names that it does not have yet."""
-    known = fields(config)
+def override(config: ConfigDict, overrides: Sequence[str], check: Check = nothing_more) -> ConfigDict:
+    """config with '--config.section.field=value' applied; only weighting.gamma takes names that it does not have yet.
+
+    Args:
+      check: finds what else is wrong with the result, such as `rules.problems`, to be named with the rest.
+
+    Raises:
+      SettingsError: all unknown fields and values of the wrong type, and what `check` finds, together.
+    """
+    problems = []
     for argument in overrides:
-        name = argument.removeprefix("--config.").split("=", 1)[0]
-        if not argument.startswith("--config.") or "=" not in argument:
-            raise SettingsError(f"{argument}: not known; fields are set as --config.section.field=value")
-        if name not in known and not name.startswith("weighting.gamma."):
-            close = difflib.get_close_matches(name, known, n=1)
-            raise SettingsError(f"--config.{name}: no such field" + (f"; did you mean {close[0]}?" if close else ""))
-        if name.startswith("weighting.gamma."):
-            _set_gamma(config, name.removeprefix("weighting.gamma."), argument.split("=", 1)[1])
-    rest = [argument for argument in overrides if not argument.startswith("--config.weighting.gamma.")]
-    values = flags.FlagValues()
-    argv = ["jaxsep", *rest]
+        try:
+            _apply(config, argument)
+        except SettingsError as error:
+            problems.append(str(error))
+    problems += check(config)
+    if problems:
+        raise SettingsError(together(problems))
+    return config
+
+
+def _apply(config: ConfigDict, argument: str) -> None:
+    name, equals, value = argument.removeprefix("--config.").partition("=")
+    if not argument.startswith("--config.") or not equals:
+        raise SettingsError(f"{argument}: not known; fields are set as --config.section.field=value")
+    if name.startswith("weighting.gamma."):
+        return _set_gamma(config, name.removeprefix("weighting.gamma."), value)
+    known = fields(config)
+    if name not in known:
+        raise SettingsError(f"--config.{name}: no such field{closest(name, known)}")
+    values, argv = flags.FlagValues(), ["jaxsep", argument]
     try:
-        holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=False, sys_argv=argv)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=False, sys_argv=argv)
         values(argv)
-    except (flags.Error, ValueError, TypeError) as error:
-        raise SettingsError(" ".join(str(error).split())) from error
-    return holder.value
+    except Exception as error:  # of literals, which Python itself reads, errors of many kinds
+        reason = " ".join(str(error)[:500].split()) or type(error).__name__
+        raise SettingsError(reason if name in reason else f"--config.{name}: {reason}") from error
+    return None
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean …?', or '' where nothing known is like name."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _set_gamma(config: ConfigDict, name: str, value: str) -> None:
     if "." in name:
         raise SettingsError(f"weighting.gamma.{name}: a name with a dot cannot be a field; rename the class's folder")
+    if not name.strip():
+        raise SettingsError("--config.weighting.gamma.: the name of a class, group or corpus is missing")
     try:
         number = float(value)
     except ValueError as error:
         raise SettingsError(f"weighting.gamma.{name} is {value!r}, it must be a number") from error
+    if not isinstance(config.get("weighting", {}).get("gamma"), ConfigDict):
+        raise SettingsError(f"weighting.gamma.{name}: there is no weighting.gamma that could have names")
     with config.weighting.gamma.ignore_type():
         config.weighting.gamma[name] = number
 

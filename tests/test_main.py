@@ -1,5 +1,6 @@
 """The user's mistakes: one line that names the field or file, exit status 2, nothing written and nothing compiled."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 from runs import ROOT, arguments
 
+from jaxsep import settings
 from jaxsep.main import main
 
 
@@ -66,12 +68,78 @@ MISTAKES = [
     ({"data__active_counts": "(1.0,0.0)"}, "no mixture of val has two sources that sound"),
     ({"weighting__gamma__a.b": 2.0}, "a name with a dot"),
     ({"data__short_clips": "skip", "data__segment_seconds": 2.0}, "data.short_clips"),
+    ({"train__init_from": "/nowhere/at/all"}, "train.init_from"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
 def test_mistakes_get_one_line_and_status_two(refused, fields, message):
     assert message in refused(**fields)
+
+
+SEVERAL = [
+    (
+        {"data__speech_root": "/nowhere/at/all", "data__environment_root": "", "data__synthetic": False},
+        ["data.environment_root is empty", "data.speech_root: /nowhere/at/all is no readable folder"],
+    ),
+    (
+        {"weighting__gamma__cat": 2.0, "weighting__gamma__cow": 1.0, "train__best_metric": "cat"},
+        ["train.best_metric is 'cat'", "weighting.gamma.cat: no class", "weighting.gamma.cow: no class"],
+    ),
+    (
+        {"data__segment_seconds": 1.5},
+        [
+            f"data.segment_seconds is 1.5, but no {split} recording is that long, so that every mixture would be padded; "
+            "it must be at most 1"
+            for split in ("train", "val", "test")
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "messages"), SEVERAL, ids=["roots", "names", "lengths"])
+def test_problems_with_the_data_are_listed_together(tmp_path, capsys, monkeypatch, tree, fields, messages):
+    monkeypatch.setenv("JAXSEP_CACHE", str(tree / "cache"))
+    roots = {"data__speech_root": tree / "speech", "data__environment_root": tree / "environment"}
+    assert main(arguments(tmp_path / "run", **(roots | fields))) == 2
+    first, *problems = capsys.readouterr().err.strip().split("\n")
+    assert first == f"error: {len(messages)} problems in the configuration:"
+    for problem, message in zip(problems, messages, strict=True):
+        assert problem.startswith(f"  {message}")
+    assert not (tmp_path / "run").exists()
+
+
+def edited(config: dict, change) -> dict:
+    change(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["train"].pop("num_epochs"), "train.num_epochs is missing from the configuration"),
+        (lambda c: c["train"].update(batchsize=3), "train.batchsize: no such field; did you mean train.batch_size?"),
+        (lambda c: c["data"].update(sample_rate="8k"), "data.sample_rate is '8k', it must be a whole number"),
+        (lambda c: c["model"].update(num_blocks=1.5), "model.num_blocks is 1.5, it must be a whole number"),
+        (lambda c: c.update(seed=None), "seed is None, it must be a whole number"),
+        (lambda c: c.update(weighting=3), "weighting.name is missing from the configuration"),
+        (lambda c: c["weighting"].update(gamma=[1, 2]), "weighting.gamma is (1, 2), it must be a ConfigDict"),
+        (
+            lambda c: c["weighting"].update(gamma={"dog": float("nan")}),
+            "weighting.gamma.dog is nan, it must be a number",
+        ),
+        (lambda c: c["loss"].update({"a.b": 1}), "config.json cannot be read"),
+        (lambda c: c["loss"].update({"__class__": 1}), "config.json cannot be read"),
+        (lambda c: c.clear(), "seed is missing from the configuration"),
+    ],
+)
+def test_a_config_json_that_is_wrong_is_named_with_its_fields(tmp_path, capsys, change, message):
+    config = json.loads(settings.to_json(settings.load(str(ROOT / "configs" / "class_bias.py"), [])))
+    (tmp_path / "config.json").write_text(json.dumps(edited(config, change)))
+    assert main(["--mode", "evaluate", "--workdir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --workdir {tmp_path}: config.json")
+    assert message in error
 
 
 def test_bad_folders_are_named(refused, tmp_path):

@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +35,20 @@ UNKNOWN_FRAMES = 2**63 - 1
 class DataError(ValueError):
     """The data, or a setting about the data, cannot be used as given. The message is made for the user: one line, or where
     many files are to blame one line more for each."""
+
+
+def together(problems: Sequence[str]) -> str:
+    """One problem as it is; several as a first line that counts them and one indented line each, none twice.
+
+    >>> print(together(["seed is -1", "data.slots is ()"]))
+    2 problems in the configuration:
+      seed is -1
+      data.slots is ()
+    """
+    problems = list(dict.fromkeys(problems))
+    if len(problems) == 1:
+        return problems[0]
+    return "\n  ".join([f"{len(problems)} problems in the configuration:", *problems])
 
 
 def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, int]:

@@ -20,6 +20,7 @@ from jaxsep.data.reading import read_json
 
 DEMO_VERSION = 1
 SECONDS = 4.0
+LOWEST_RATE = 4000  # Hz
 SPEAKERS = {"train": 12, "val": 4, "test": 4}
 UTTERANCES = {"train": 5, "val": 3, "test": 3}
 RECORDINGS = {"train": 6, "val": 3, "test": 3}
@@ -57,8 +58,8 @@ def make_demo(folder: str | os.PathLike, *, sample_rate: int = 8000, seed: int =
         DataError: the folder holds something else, or cannot be written; sample_rate or seed out of range.
     """
     folder = Path(folder)
-    if sample_rate < 4000 or seed < 0:
-        raise DataError(f"demo: sample_rate is {sample_rate}, seed {seed}; must be at least 4000 (Hz) and 0")
+    if sample_rate < LOWEST_RATE or seed < 0:
+        raise DataError(f"demo: sample_rate is {sample_rate}, seed {seed}; must be at least {LOWEST_RATE} (Hz) and 0")
     marker = {"synthetic": True, "version": DEMO_VERSION, "sample_rate": sample_rate, "seed": seed}
     if folder.is_dir() and os.listdir(folder):
         if _read_marker(folder) == marker:

@@ -11,6 +11,7 @@ from jaxsep.data.layouts import SPLITS
 from jaxsep.data.recipes import MAX_SNR_DB
 
 SHORT_CLIPS = ("pad", "skip")
+CORPORA = ("speech", "environment")  # those that a slot may name
 # A crop is silent when it stays this far below its recording's loudest 0.1 s (-60 dB).
 SILENCE = 1e-6
 
@@ -110,8 +111,8 @@ def make_pool(
             f"data.max_snr_db: is {max_snr_db!r}; must be a number of dB, at least 0, at most {MAX_SNR_DB:g}"
         )
     num_samples = segment_samples(segment_seconds, rates[0])
-    priors = _parse_slots(slots, names)
-    counts = _parse_counts(active_counts, len(slots))
+    priors = slot_priors(slots, names)
+    counts = count_probabilities(active_counts, len(slots))
     shortest = num_samples if short_clips == "skip" else 1
     candidates = tuple(_candidates(corpus, table, SPLITS.index(split), shortest) for corpus in ordered)
     _check_classes(names, candidates, priors, counts, split, short_clips)
@@ -139,8 +140,8 @@ def segment_samples(segment_seconds: float, sample_rate: int) -> int:
     return round(segment_seconds * sample_rate)
 
 
-def _parse_slots(slots: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """Probabilities [N, corpora] of each slot's corpus."""
+def slot_priors(slots: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Probabilities [N, corpora] of each slot's corpus; DataError where a slot names another corpus, or is no prior."""
     if isinstance(slots, str) or not slots:
         raise DataError(f"data.slots: is {slots!r}; must be a sequence of corpus names, one per source")
     priors = np.zeros((len(slots), len(names)))
@@ -161,8 +162,8 @@ def _parse_slots(slots: Sequence[str], names: Sequence[str]) -> np.ndarray:
     return priors
 
 
-def _parse_counts(active_counts: Sequence[float], slots: int) -> np.ndarray:
-    """Probabilities [N] of 1...N active slots."""
+def count_probabilities(active_counts: Sequence[float], slots: int) -> np.ndarray:
+    """Probabilities [N] of 1...N active slots; DataError where they are not N, or do not sum to 1."""
     if not len(active_counts):
         return np.eye(slots)[-1]
     counts = np.asarray(active_counts, np.float64)

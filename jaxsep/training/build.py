@@ -11,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxsep import models, rules
+from jaxsep.data.audio import together
 from jaxsep.data.batches import steps_per_epoch
 from jaxsep.data.packing import default_cache
 from jaxsep.inference.bundle import check_params, load_bundle
@@ -22,6 +23,8 @@ from jaxsep.training.devices import Devices
 from jaxsep.training.sets import Sets, open_sets
 from jaxsep.training.state import TrainState, create_state, init_params, make_optimizer, make_schedule
 from jaxsep.training.step import make_train_step, separation_loss_fn
+
+MAX_PARAMETERS = 2**30  # a training state holds three copies, and the gradient
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,9 @@ def build(config: ConfigDict, *, devices: int = 1) -> Parts:
     rules.validate(config, devices=devices)
     module, fields = build_module(config)
     sets = build_sets(config)
-    check_module(module, config)
-    table, train = sets.table, config.train
-    for split in ("val", "test"):
-        if not sets.scored_classes(split):
-            raise SettingsError(
-                f"no mixture of {split} has two sources that sound, and SI-SDR improvement needs them: data.slots is "
-                f"{config.data.slots}, data.active_counts {config.data.active_counts}, model.num_sources {sets.num_sources}"
-            )
-    scored = [table.names[i] for i in sets.scored_classes("val")]
-    legal = rules.best_metric_names(scored, [table.corpora[i] for i in sets.scored_classes("val")])
-    if train.best_metric not in legal:
-        shown = ", ".join(legal[:14])
-        raise SettingsError(
-            f"train.best_metric is {train.best_metric!r}, it must be one of {shown}, or another class of val"
-        )
+    if found := [*module_problems(module, config), *data_problems(config, sets)]:
+        raise SettingsError(together(found))
+    train = config.train
     steps = steps_per_epoch(train.mixtures_per_epoch, train.batch_size)
     schedule = make_schedule(
         train.schedule,
@@ -85,20 +76,56 @@ def build_module(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
         raise SettingsError(f"model.family {config.model.family}: {error}; its other fields need defaults") from error
 
 
-def check_module(module: Any, config: ConfigDict) -> None:
-    """Raise SettingsError unless the network maps [B, T] to [B, N, T]; nothing is computed."""
+def module_problems(module: Any, config: ConfigDict) -> list[str]:
+    """What keeps the network from mapping [B, T] to [B, N, T], or its parameters from memory; nothing is computed."""
     mixture = jax.ShapeDtypeStruct((2, 800), np.float32)
-    wanted = (2, config.model.num_sources, 800)
+    wanted, family = (2, config.model.num_sources, 800), config.model.family
     try:
-        found = jax.eval_shape(module.init_with_output, jax.random.key(0), mixture)[0].shape
+        estimates, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), mixture)
+        shape, parameters = estimates.shape, models.count_params(variables["params"])
     except Exception as error:  # the user's own network may fail in any way
-        raise SettingsError(
-            f"model.family {config.model.family} fails on a mixture {mixture.shape}: {error}"
-        ) from error
-    if found != wanted:
-        raise SettingsError(
-            f"model.family {config.model.family} gives {found} for {mixture.shape}, it must give {wanted}"
-        )
+        return [f"model.family {family} fails on a mixture {mixture.shape}: {' '.join(str(error).split())}"]
+    found = []
+    if shape != wanted:
+        found.append(f"model.family {family} gives {shape} for {mixture.shape}, it must give {wanted}")
+    if parameters > MAX_PARAMETERS:
+        found.append(f"model.family {family} has {parameters:,} parameters, it must have at most {MAX_PARAMETERS:,}")
+    return found
+
+
+def data_problems(config: ConfigDict, sets: Sets) -> list[str]:
+    """What in the configuration does not fit the recordings."""
+    data, train, chosen, table = config.data, config.train, config.weighting, sets.table
+    lacking = [split for split in ("val", "test") if not sets.scored_classes(split)]
+    found = [
+        f"no mixture of {split} has two sources that sound, and SI-SDR improvement needs them: data.slots is {data.slots}, "
+        f"data.active_counts {data.active_counts}, model.num_sources {sets.num_sources}"
+        for split in lacking[:1]  # for the other it is the same
+    ]
+    scored = sets.scored_classes("val")
+    legal = rules.best_metric_names([table.names[i] for i in scored], [table.corpora[i] for i in scored])
+    if scored and train.best_metric not in legal:
+        shown = ", ".join(legal[:14])
+        found.append(f"train.best_metric is {train.best_metric!r}, it must be one of {shown}, or another class of val")
+    if "class_bias" in _named(chosen):
+        gamma = chosen.gamma.to_dict()
+        unknown = rules.gamma_problems(gamma, table.names, table.groups, table.corpora)
+        if not unknown and chosen.granularity == "example" and sets.same_in_every_mixture(_gamma(config, sets)):
+            found.append(
+                "weighting.granularity is 'example', but by data.slots every mixture holds the same classes as far as "
+                "weighting.gamma tells them apart, so that all weights would be equal; it must be 'source'"
+            )
+        found += unknown
+    return found
+
+
+def _named(weighting: ConfigDict) -> tuple[str, ...]:
+    return weighting.factors if weighting.name == "product" else (weighting.name,)
+
+
+def _gamma(config: ConfigDict, sets: Sets) -> np.ndarray:
+    table = sets.table
+    return rules.gamma_vector(config.weighting.gamma.to_dict(), table.names, table.groups, table.corpora)
 
 
 def build_sets(config: ConfigDict, splits: Sequence[str] = ("train", "val", "test")) -> Sets:
@@ -115,22 +142,14 @@ def build_sets(config: ConfigDict, splits: Sequence[str] = ("train", "val", "tes
 
 def build_weighting(config: ConfigDict, sets: Sets) -> Any:
     """The weighting that config.weighting names."""
-    chosen = config.weighting
-    if chosen.name == "product":
-        return weightings.product(*(_factor(name, config, sets) for name in chosen.factors))
-    return _factor(chosen.name, config, sets)
+    factors = [_factor(name, config, sets) for name in _named(config.weighting)]
+    return factors[0] if config.weighting.name != "product" else weightings.product(*factors)
 
 
 def _factor(name: str, config: ConfigDict, sets: Sets) -> Any:
     chosen, table = config.weighting, sets.table
     if name == "class_bias":
-        gamma = rules.gamma_vector(chosen.gamma.to_dict(), table.names, table.groups, table.corpora)
-        if chosen.granularity == "example" and sets.same_in_every_mixture(gamma):
-            raise SettingsError(
-                "weighting.granularity is 'example', but by data.slots every mixture holds the same classes as far as "
-                "weighting.gamma tells them apart, so that all weights would be equal; it must be 'source'"
-            )
-        return weightings.class_bias(gamma)
+        return weightings.class_bias(_gamma(config, sets))
     if name == "group_dro":
         names = {"class": table.names, "group": table.groups, "corpus": table.corpora}[chosen.dro_groups]
         return weightings.group_dro(np.unique(names, return_inverse=True)[1], step_size=chosen.dro_step)

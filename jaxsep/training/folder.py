@@ -11,6 +11,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxsep import models, rules, settings
+from jaxsep.data.audio import together
 from jaxsep.data.packing import atomic_file
 from jaxsep.data.reading import read_text
 from jaxsep.settings import SettingsError
@@ -63,11 +64,18 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The configuration in a run's folder."""
+    """The configuration in a run's folder.
+
+    Raises:
+      SettingsError: it cannot be read, or has fields that are missing, unknown or wrong: all of them.
+    """
     try:
-        return settings.from_json(read_text(workdir / "config.json"))
+        config = settings.from_json(read_text(workdir / "config.json"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder") from error
+    if problems := rules.problems(config):
+        raise SettingsError(f"--workdir {workdir}: config.json: {together(problems)}")
+    return config
 
 
 def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> ConfigDict:
@@ -81,14 +89,8 @@ def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> ConfigDict
     Raises:
       SettingsError: more than that is changed, or the network is not allowed.
     """
-    saved = read_config(workdir)
-    try:
-        rules.validate(saved)
-    except SettingsError as error:
-        raise SettingsError(f"{workdir}/config.json: {error}") from error
-    config = settings.override(read_config(workdir), overrides)
-    rules.validate(config)
-    changed = [name for name in settings.differences(saved, config) if not name.startswith("data.")]
+    config = settings.override(read_config(workdir), overrides, rules.problems)
+    changed = [name for name in settings.differences(read_config(workdir), config) if not name.startswith("data.")]
     if changed:
         raise SettingsError(f"--mode {mode} takes only other data and evaluation.batch_size, not {changed[0]}")
     family = config.model.family

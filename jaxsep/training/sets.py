@@ -1,6 +1,6 @@
 """The training, validation and test mixtures of an experiment, from its data settings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxsep.data import batches, demo
-from jaxsep.data.audio import DataError
+from jaxsep.data.audio import DataError, together
 from jaxsep.data.corpus import ClassTable, Corpus, class_table, prepare
+from jaxsep.data.layouts import KNOWN, check_root
 from jaxsep.data.mixing import Arrays, draw, render
 from jaxsep.data.pools import Pool, make_pool
 from jaxsep.data.premixed import PremixedPool, make_premixed_pool, premixed_table, prepare_premixed
@@ -188,6 +189,7 @@ def open_sets(
             )
             for split in splits
         }
+    _check_lengths(pools, segment_seconds)
     counts = {"val": mixtures_val, "test": mixtures_test}
     recipes = {
         split: draw(pool, eval_seed, 0, np.arange(pool.num_mixtures or counts[split]))
@@ -197,23 +199,53 @@ def open_sets(
     return Sets(table, pools, recipes, sample_rate, max(1, round(pad_seconds * sample_rate)), made_up)
 
 
+def _check_lengths(pools: Mapping[str, Pool | PremixedPool], segment_seconds: float) -> None:
+    """Raise DataError where no recording of a split, or no mixture of a premixed set, is as long as a segment."""
+    found = []
+    for split, pool in pools.items():
+        if isinstance(pool, Pool):
+            used = np.any(np.diff(pool.priors, axis=1, prepend=0.0) > 0, axis=0)
+            drawn = zip(pool.corpora, pool.candidates, used, strict=True)
+            lengths = [corpus.lengths[chosen.recordings] for corpus, chosen, use in drawn if use]
+        else:
+            lengths = [pool.source.lengths[pool.mixtures]]
+        longest = max(int(of_corpus.max()) for of_corpus in lengths if of_corpus.size)
+        if longest < pool.num_samples:
+            found.append(
+                f"data.segment_seconds is {segment_seconds:g}, but no {split} recording is that long, so that every mixture "
+                f"would be padded; it must be at most {longest / pool.sample_rate:g}"
+            )
+    if found:
+        raise DataError(together(found))
+
+
 def _open_corpora(
     roots: dict[str, str], slots: Sequence[str], cache_dir: Path, sample_rate: int, synthetic: bool
 ) -> dict[str, Corpus]:
     named = {part.split(":")[0].strip() for slot in slots for part in slot.split(",")}
     if unknown := sorted(named - roots.keys()):
         raise DataError(f"data.slots is {tuple(slots)}: {unknown[0]!r} is no corpus; there are {' and '.join(roots)}")
+    if problems := [message for name in sorted(named) if (message := _root_problem(name, roots[name], synthetic))]:
+        raise DataError(together(problems))
     corpora = {}
     for name in sorted(named):
         root: str | Path = roots[name]
         if not root:
-            if not synthetic:
-                raise DataError(
-                    f"data.{name}_root is empty, it must be a folder of recordings (or --config.data.synthetic=True for "
-                    f"generated sound)"
-                )
             folder = cache_dir / f"demo-{demo.DEMO_VERSION}-{sample_rate}"
             demo.make_demo(folder, sample_rate=sample_rate)
             root = folder / name
         corpora[name] = prepare(root, name, sample_rate, cache_dir)
     return corpora
+
+
+def _root_problem(name: str, root: str, synthetic: bool) -> str:
+    """What is wrong with a corpus's folder, as far as that is known before its recordings are read."""
+    field = f"data.{name}_root"
+    if not root:
+        wanted = "it must be a folder of recordings (or --config.data.synthetic=True for generated sound)"
+        return "" if synthetic else f"{field} is empty, {wanted}"
+    try:
+        check_root(Path(root), field, KNOWN)
+    except DataError as error:
+        return str(error)
+    return ""

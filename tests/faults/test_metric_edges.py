@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import network
 
 import jaxsep
 from jaxsep.objective.permutation import separation_losses
+from jaxsep.training.step import separation_loss_fn
 
 # Few shapes, so that few programs are compiled.
 SHAPES = ((1, 64), (2, 64), (3, 64), (4, 64), (5, 64), (2, 1), (5, 1))  # sources, samples
@@ -151,10 +153,8 @@ def test_si_sdr_is_that_of_a_float64_twin(zero_mean, case):
     expected = twin_pairwise(case.estimates, case.sources, zero_mean)
     pairwise = np.asarray(pairwise_si_sdr(case.estimates, case.sources, zero_mean=zero_mean))
     assert_close(pairwise, expected)
-    assert np.all(np.abs(pairwise) <= 100.0)
-    np.testing.assert_allclose(
-        si_sdr(case.estimates, case.sources, zero_mean=zero_mean), np.diagonal(pairwise), rtol=0, atol=1e-4
-    )
+    assert np.all(np.abs(pairwise) <= 100.0001)  # one rounding of float32 beyond
+    assert_close(si_sdr(case.estimates, case.sources, zero_mean=zero_mean), np.diagonal(expected))
 
 
 @EXAMPLES
@@ -222,7 +222,7 @@ def test_permutation_scores_and_improvement_fit_together(case):
 
 
 @EXAMPLES
-@given(case=cases(shapes=SHAPES[2:4], largest=2, offsets=(0, 10)), dtype=st.sampled_from(["bfloat16", "float16"]))
+@given(case=cases(shapes=SHAPES[2:4], largest=0, offsets=(0, 10)), dtype=st.sampled_from(["bfloat16", "float16"]))
 def test_low_precision_is_computed_in_float32_throughout(case, dtype):
     low = case._replace(**{name: jnp.asarray(getattr(case, name), dtype) for name in ("estimates", "mixture")})
     wide = low._replace(**{name: getattr(low, name).astype(jnp.float32) for name in ("estimates", "mixture")})
@@ -230,8 +230,9 @@ def test_low_precision_is_computed_in_float32_throughout(case, dtype):
     (expected, expected_si_sdri), _ = loss_and_gradient(*wide)
     assert losses.dtype == jnp.float32
     assert gradient.dtype == dtype
-    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(si_sdri, expected_si_sdri, rtol=0, atol=1e-4)
+    # Compiled as another program, it may round otherwise: bfloat16 itself would be off by tenths of a dB.
+    assert_close(losses, expected)
+    assert_close(si_sdri, expected_si_sdri, beyond=np.full(len(losses), np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-20, 1.0, 1e18, 1e20, 1e30])
@@ -262,3 +263,27 @@ def test_an_estimate_that_is_no_number_is_never_read_as_silence(value, slot):
         (losses, _), gradient = loss_and_gradient(*case)
         assert not np.all(np.isfinite(losses))
         assert not np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize(("family", "granularity"), [("original", "example"), ("improved", "source")])
+def test_gradients_of_a_network_are_finite_on_mixtures_of_nothing(family, granularity):
+    """A silent mixture without active slots, a constant one, and one sound alone, beside a mixture of two sounds."""
+    module, params = network(family)
+    sources = np.random.default_rng(0).standard_normal((4, 2, 400)).astype(np.float32)
+    sources[:2], sources[2, 1] = 0, 0
+    mixture = sources.sum(axis=1)
+    mixture[1] = 0.5
+    active = np.any(sources != 0, axis=2)
+    batch = {"mixture": mixture, "sources": sources, "active": active}
+    loss_fn = separation_loss_fn(module.apply, granularity=granularity)
+
+    @jax.jit
+    def of(params):
+        losses, aux = loss_fn(params, batch)
+        return jnp.sum(losses), (losses, aux["si_sdri"])
+
+    gradient, (losses, si_sdri) = jax.grad(of, has_aux=True)(params)
+    assert np.all(np.isfinite(losses))
+    np.testing.assert_array_equal(np.isfinite(si_sdri), [False, False, False, True])  # no improvement where none can be
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
