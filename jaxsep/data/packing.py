@@ -96,7 +96,7 @@ def publish(target: Path, *, complete: str = HEADER) -> Iterator[Path]:
             except OSError:
                 if not (target / complete).is_file():
                     raise
-            _sync(target.parent)
+            sync_folder(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -141,7 +141,7 @@ def finish_pack(folder: Path, audio: IO[bytes], header: Mapping[str, Any], array
         stream.write(index.getbuffer())
     with atomic_file(folder / HEADER, "w") as stream:
         json.dump(stamped, stream, indent=1)
-    _sync(folder)
+    sync_folder(folder)
 
 
 def read_pack(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray], np.memmap]:
@@ -225,7 +225,8 @@ def default_cache() -> Path:
     return Path(os.environ.get("JAXSEP_CACHE") or Path.home() / ".cache" / "jaxsep")
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """What was renamed in a folder, on disk: after a loss of power it is there."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxsep.data.packing import sync_folder
 from jaxsep.training.state import TrainState
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every save, and what it also raises
@@ -113,7 +114,7 @@ def write_checkpoint(folder: Path, state: TrainState, progress: dict[str, Any]) 
         (partial / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
         _checksum(partial / MANIFEST, flush=True)
         os.replace(partial, folder)
-        _flush(folder.parent)
+        sync_folder(folder.parent)
     except Exception as error:  # a full disk comes out of orbax as one of several errors
         reason = " ".join(str(error).split())
         raise RunError(f"{folder}: cannot be written ({reason:.300}); the checkpoint before is as it was") from error
@@ -172,11 +173,3 @@ def _checksum(path: Path, *, flush: bool = False) -> dict[str, Any]:
         if flush:
             os.fsync(stream.fileno())
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
-def _flush(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
