@@ -17,8 +17,16 @@ from jaxsep.data.fetch import FetchError, byte_bar, length, writing
 
 # Every way in which tarfile and zipfile say that the bytes are no archive, cut, or damaged.
 DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error),
-    *(EOFError, RuntimeError, ValueError, LookupError, OverflowError, OSError),
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    OverflowError,
+    OSError,
 )
 
 # A file in an archive: name, bytes, how many bytes of the archive are read by now.
