@@ -27,7 +27,6 @@ MAY_CHANGE = (
     "model.remat",
     "evaluation.batch_size",
 )
-SECTIONS = ("data", "train", "weighting", "loss", "model", "evaluation")
 
 
 Check = Callable[[ConfigDict], Sequence[str]]
@@ -165,9 +164,6 @@ def from_json(text: str) -> ConfigDict:
         content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not the fields of a configuration")
-        for name, held in (*content.items(), ("weighting.gamma", content.get("weighting", {}).get("gamma"))):
-            if name in (*SECTIONS, "weighting.gamma") and not isinstance(held, dict):
-                raise ValueError(f"{name} is {held!r:.80}, not fields")
         return ConfigDict(tuples(content))
     except (RecursionError, KeyError, TypeError, AttributeError) as error:  # names or values that no field can have
         raise ValueError(f"it holds no configuration: {type(error).__name__}: {error}") from error

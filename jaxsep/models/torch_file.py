@@ -47,7 +47,11 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     float64, float16, bfloat16 and integer storages are converted. Raises UnsafePickleError (a ValueError) where the
     file asks for a class or function outside the known ones, ValueError where it is not such a file or is damaged.
     """
-    if not zipfile.is_zipfile(path):
+    try:
+        archive = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # of several disks
+        raise ValueError(f"{path}: damaged zip archive ({error!r})") from error
+    if not archive:
         with open(path, "rb"):
             pass  # a file that cannot be opened says so itself
         raise ValueError(

@@ -5,6 +5,7 @@ import math
 import random
 import signal
 import tracemalloc
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisWarning
 
-SECONDS = 20.0  # for one small file, on a machine that others use too
+SECONDS, PATIENCE = 20.0, 300.0  # for one small file: of computing, and of waiting, on a machine that others use too
 FREE_BYTES, TIMES = 48 << 20, 100  # a reader may take so much memory, and so many times the file's size
 # Of each reader: in a default run, and in the long one.
 EXAMPLES = [pytest.param(1, id="short"), pytest.param(20, id="long", marks=pytest.mark.slow)]
@@ -42,7 +44,9 @@ def hunt(examples: int, cases: st.SearchStrategy, check: Callable[[Any], str]) -
     def run(case):
         counts[check(case)] += 1
 
-    run()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)  # that a case that fails is long
+        run()
     print(dict(counts))
     assert counts["refused"] > 0
     return counts
@@ -62,19 +66,23 @@ def outcome(read: Callable[[], Any], errors: tuple[type[Exception], ...], path: 
 
 @contextmanager
 def watched(size: int) -> Iterator[None]:
-    """Fails where the block takes longer than SECONDS, or more memory than a file of so many bytes may cost."""
+    """Fails where the block computes longer than SECONDS or waits longer than PATIENCE, or takes more memory than a file of so
+    many bytes may cost."""
 
     def stop(number, frame):
-        raise HangError(f"after {SECONDS:g} s still reading")
+        raise HangError(f"after {SECONDS:g} s of computing, or {PATIENCE:g} s, still reading")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, SECONDS), signal.SIGALRM: (signal.ITIMER_REAL, PATIENCE)}
+    before = {number: signal.signal(number, stop) for number in timers}
+    for timer, seconds in timers.values():
+        signal.setitimer(timer, seconds)
     tracemalloc.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, (timer, _) in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak <= FREE_BYTES + TIMES * size, f"{peak:,} bytes for a file of {size:,}"

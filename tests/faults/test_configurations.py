@@ -25,9 +25,8 @@ from jaxsep import rules, settings
 from jaxsep.data.audio import DataError
 from jaxsep.main import main
 from jaxsep.settings import SettingsError
-from jaxsep.training.build import Parts, build
+from jaxsep.training.build import Parts, build, build_step, fresh_state
 from jaxsep.training.devices import Devices
-from jaxsep.training.run import Run
 
 GAMMA = "weighting.gamma"
 # Legal values that change what is compiled or computed; every network is small.
@@ -170,10 +169,10 @@ def attempt(config: Path, workdir: Path) -> Parts | None:
     return None
 
 
-def one_step(parts: Parts, workdir: Path) -> None:
+def one_step(parts: Parts) -> None:
     """A real step on a real batch, whose results are all numbers."""
     devices, train = Devices(), parts.config.train
-    run = Run(parts, workdir, devices)
+    tx, step = build_step(parts, devices)
     batches = parts.sets.train_batches(
         devices,
         seed=parts.config.seed,
@@ -183,10 +182,10 @@ def one_step(parts: Parts, workdir: Path) -> None:
     )
     try:
         _, _, batch = next(batches)
-        state, metrics = devices.train_step(run.train_step())(run.state, batch, np.int32(train.num_epochs - 1))
+        before = devices.copy(fresh_state(parts, tx))
+        state, metrics = devices.train_step(step)(before, batch, np.int32(train.num_epochs - 1))
     finally:
         batches.close()
-        run.close()
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values()), metrics
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
@@ -199,16 +198,16 @@ def check(recordings: Path, changed: dict[str, object], *, train: bool) -> None:
             parts = attempt(config, workdir)
             event("refused" if parts is None else "accepted")
             if parts is not None and train:
-                one_step(parts, workdir)
+                one_step(parts)
 
 
-@runs(max_examples=100, derandomize=True, deadline=timedelta(seconds=30), database=None)
+@runs(max_examples=100, derandomize=True, deadline=timedelta(seconds=120), database=None)
 @given(changed=changes(most=3))
 def test_odd_configurations_are_built_or_refused_by_name(recordings, changed):
     check(recordings, changed, train=False)
 
 
-@runs(max_examples=3, derandomize=True, deadline=timedelta(seconds=120), database=None)
+@runs(max_examples=3, derandomize=True, deadline=timedelta(seconds=300), database=None)
 @given(changed=changes(most=0))
 def test_configurations_train_a_step_or_are_refused_by_name(recordings, changed):
     check(recordings, changed, train=True)

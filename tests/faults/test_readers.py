@@ -178,6 +178,15 @@ def pickles(content: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(st.tuples(shuffles(), extra).map(assemble), damaged(content))
 
 
+def test_a_published_file_that_claims_to_be_one_of_two_disks(reference_dir, tmp_path):
+    content = (reference_dir / "improved_sudormrf_module.pt").read_bytes()
+    end = content.rindex(b"PK\5\6")
+    path = tmp_path / "net.pt"
+    path.write_bytes(content[:end] + b"PK\6\7" + struct.pack("<LQL", 0, 0, 2) + content[end:])
+    with pytest.raises(ValueError, match=rf"{path}: damaged zip archive"):
+        from_file(path)
+
+
 @fuzzed
 @pytest.mark.parametrize("form", ["module", "state_dict"])
 def test_published_files(times, reference_dir, tmp_path, form):
