@@ -173,12 +173,6 @@ _CROSS_FIELD: list[tuple[tuple[str, ...], Callable[..., Answer]]] = [
         _steps,
     ),
     (
-        ("evaluation.last_epochs", "train.num_epochs"),
-        lambda last, epochs: (
-            last > epochs and f"evaluation.last_epochs is {last}, it must be at most train.num_epochs, {epochs}"
-        ),
-    ),
-    (
         ("weighting.name", "weighting.factors"),
         lambda name, factors: (
             name == "product"

@@ -27,7 +27,7 @@ from jaxsep.settings import SettingsError
 from jaxsep.training import experiment
 from jaxsep.training.checkpoint import RunError
 from jaxsep.training.devices import ElsewhereError
-from jaxsep.training.run import Interrupted
+from jaxsep.training.stop import Interrupted
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ import runs
 
 from jaxsep.main import main
 
-KILLS = int(os.environ.get("JAXSEP_KILLS", "1"))  # of the run that is killed again and again; 8 take four minutes
+KILLS = int(os.environ.get("JAXSEP_KILLS", "8"))  # of the run that is killed again and again; 8 take four minutes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -184,6 +184,7 @@ def test_sigterm_stops_every_process_after_the_same_step(tmp_path):
     assert not (workdir / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_a_run_ends_as_one_that_was_not(tmp_path):
     fields = {"train__num_epochs": 15 * KILLS, "train__checkpoint_minutes": 1e-9}
     finish(train(tmp_path / "undisturbed", processes=2, **fields))

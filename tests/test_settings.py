@@ -106,7 +106,6 @@ MISTAKES = [
     ("train.warmup_epochs=2", "train.warmup_epochs is 2, it must be 0: train.schedule 'constant' has no warm-up"),
     ("train.schedule_every=40000000", "train.schedule_every is 40000000, it must be a whole number of at least 1 and"),
     ("train.workers=100000", "train.workers is 100000, it must be a whole number of at least 1 and at most 256"),
-    ("evaluation.last_epochs=17", "evaluation.last_epochs is 17, it must be at most train.num_epochs, 16"),
     (
         "evaluation.pad_seconds=1e-5",
         "evaluation.pad_seconds is 1e-05, it must be at least one sample, 0.000125 s at 8000",

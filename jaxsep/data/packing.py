@@ -10,6 +10,7 @@ It is written under a temporary name, flushed to disk and renamed, so that a fol
 SHA-256 of the index is checked on opening, that of the audio by `python -m jaxsep.prepare --verify`.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -30,9 +31,8 @@ from jaxsep.data.audio import DataError, display
 from jaxsep.data.reading import read_arrays, read_json
 
 FORMAT_VERSION = 3
-FINGERPRINT_VERSION = (
-    2  # of what is digested: packs may get another form, and runs on the same recordings are still compared
-)
+# Of what is digested: packs may get another form, and runs on the same recordings are still compared.
+FINGERPRINT_VERSION = 2
 HEADER, INDEX, AUDIO = "corpus.json", "index.npz", "audio.f32"
 # A pack writes all the time; one that has not for an hour was killed, and its folder may go.
 STALE_SECONDS = 3600.0
@@ -64,6 +64,7 @@ def stamp(root: Path, paths: Iterable[str], digest: Any) -> str:
     """SHA-256 (hex) that finds the pack of a folder again: `digest` with path, size and modification time (ns) of each file.
     Recordings are not read: 200,000 take seconds."""
     digest, folder = digest.copy(), os.fspath(root)
+    digest.update(bytes([FORMAT_VERSION]))
     for path in paths:
         try:
             status = os.stat(os.path.join(folder, path))  # a Path for each would double the time
@@ -230,6 +231,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot
+            raise
     finally:
         os.close(handle)
 

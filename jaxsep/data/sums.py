@@ -82,18 +82,20 @@ def sums(
     """Checks every mixture of a set. items: the files of each, relative to the root, the mixture's first.
 
     Returns:
-        (the sum, as 'mix = s1 + s2'; what was found; a line for each mixture that is no sum, the worst first)
+        (the sum, as 'mix = s1 + s2'; what was found; a line for each mixture that is no sum, the worst first, or has no
+        usable files)
     """
     sources = all_sources((root / items[0][0]).parent.parent, roles)
     title = f"{roles[0]} = {' + '.join(sources)}"
     found: dict[str, Sum] = {}
     unchecked: list[str] = []
+    unusable: list[str] = []
     for item in bar(items):
         mixture = root / item[0]
         try:
             one = add_up(mixture, [mixture.parent.parent / role / mixture.name for role in sources])
         except DataError as error:
-            unchecked.append(str(error))
+            unusable.append(str(error))
             continue
         if one is None:
             unchecked.append(f"{display(mixture)}: its format is not exact")
@@ -114,4 +116,4 @@ def sums(
         f"(rounding explains {found[path].tolerance:.1e})"
         for path in wrong
     ]
-    return title, "; ".join(said), tuple(lines)
+    return title, "; ".join(said), (*lines, *unusable)

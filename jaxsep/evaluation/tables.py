@@ -72,15 +72,20 @@ def write_csv(
         "data",
     ]
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for row in range(len(rows["index"])):
-            class_id = int(rows["class_id"][row])
-            decibels = [f"{rows[name][row]:.4f}" for name in ("input_snr", "si_sdr", "si_sdri")]
-            if rows["num_active"][row] == 1:
-                decibels[-1] = ""
-            place = [int(rows["index"][row]), int(rows["slot"][row])]
-            kind = [names[class_id], groups[class_id], corpora[class_id], int(rows["num_active"][row])]
-            writer.writerow([*place, *kind, *decibels, data])
-    os.replace(partial, path)
+    try:
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            for row in range(len(rows["index"])):
+                class_id = int(rows["class_id"][row])
+                decibels = [f"{rows[name][row]:.4f}" for name in ("input_snr", "si_sdr", "si_sdri")]
+                if rows["num_active"][row] == 1:
+                    decibels[-1] = ""
+                place = [int(rows["index"][row]), int(rows["slot"][row])]
+                kind = [names[class_id], groups[class_id], corpora[class_id], int(rows["num_active"][row])]
+                writer.writerow([*place, *kind, *decibels, data])
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -64,6 +64,9 @@ def _written(folder: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        for path in partial.iterdir():
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
         if folder.exists():
             retired = folder.with_name(folder.name + ".retired")
             shutil.rmtree(retired, ignore_errors=True)

@@ -94,8 +94,9 @@ def write_checkpoint(folder: Path, state: TrainState, progress: dict[str, Any]) 
       RunError: it cannot be written, or a number in the state is not finite.
     """
     tree = vars(jax.device_get(state))
-    for path, leaf in jax.tree.leaves_with_path({**tree, "weighting": ()}):
-        if not np.isfinite(leaf).all():
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        memory = path[0].key == "weighting"  # which may hold the logarithm of 0
+        if np.isnan(leaf).any() if memory else not np.isfinite(leaf).all():
             raise RunError(
                 f"{folder}: not written, {jax.tree_util.keystr(path)} holds what is no finite number; a smaller "
                 f"train.learning_rate may help, and the checkpoint before is as it was"
@@ -105,8 +106,9 @@ def write_checkpoint(folder: Path, state: TrainState, progress: dict[str, Any]) 
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + SPARE_BYTES
     try:
         partial.mkdir(parents=True)
-        if (free := shutil.disk_usage(partial).free) < needed:  # orbax would find out amid a page of tracebacks
-            raise OSError(f"it takes up to {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free")
+        disk = shutil.disk_usage(partial)
+        if disk.total > 0 and disk.free < needed:  # orbax would find out amid a page of tracebacks
+            raise OSError(f"it takes up to {needed / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free")
         with _orbax() as checkpointer:
             checkpointer.save(partial.absolute() / STATE, args=ocp.args.StandardSave(tree))
         (partial / PROGRESS).write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")

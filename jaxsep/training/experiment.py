@@ -20,7 +20,7 @@ from jaxsep.data.audio import DataError, write_wav
 from jaxsep.data.reading import read_json
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
-from jaxsep.evaluation.statistics import average, summarise_alone
+from jaxsep.evaluation.statistics import average, metric, summarise_alone
 from jaxsep.evaluation.tables import distribution_table, write_csv
 from jaxsep.inference.bundle import BundleError, load_bundle, save_bundle
 from jaxsep.settings import SettingsError
@@ -29,7 +29,8 @@ from jaxsep.training.build import Parts, build, build_sets, params_to_start_from
 from jaxsep.training.checkpoint import RunError, has_checkpoint
 from jaxsep.training.devices import Devices
 from jaxsep.training.folder import claim, own_config, write_text
-from jaxsep.training.run import Interrupted, Run, Stop, score
+from jaxsep.training.run import Run, score
+from jaxsep.training.stop import Interrupted, Stop
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -121,9 +122,10 @@ def conclude(run: Run) -> dict[str, Any]:
     """Score best and last on the test set; the first process writes tables, excerpts, model and summary.json."""
     parts, workdir, progress = run.parts, run.workdir, run.progress
     config, table, data = parts.config, parts.sets.table, parts.sets.kind
-    best, chosen = run.params("best")
+    best, best_epoch, value = run.best()
     scored = {split: run.score(best, split) for split in ("val", "test")}
-    last = progress.tests.get(str(progress.epoch - 1)) or run.score(run.params("last")[0], "test")[1]
+    last = progress.tests.get(str(progress.epoch - 1)) or run.score(run.state.eval_params, "test")[1]
+    value = metric(scored["val"][1], config.train.best_metric) if value is None else value
     if not run.devices.first:
         return {}
     params = jax.device_get(best)
@@ -147,7 +149,7 @@ def conclude(run: Run) -> dict[str, Any]:
             "skipped": progress.skipped,
             "parameters": models.count_params(params),
         },
-        "best": {"epoch": chosen.best_epoch + 1, "metric": config.train.best_metric, "value": chosen.best},
+        "best": {"epoch": best_epoch + 1, "metric": config.train.best_metric, "value": value},
         **results,
     }
     if recent := run.recent_tests():
@@ -288,5 +290,7 @@ def replay_run(overrides: Sequence[str], workdir: Path) -> None:
     if jax.process_count() > 1:
         raise SettingsError(f"--mode replay takes one process, there are {jax.process_count()}")
     config = own_config(workdir, overrides, "replay")
-    if not skipped.replay(build(config, devices=devices.count), workdir, devices):
+    if not (workdir / skipped.FOLDER).is_dir():
         print(f"{workdir}: no step was skipped: there is nothing to replay")
+        return
+    skipped.replay(build(config, devices=devices.count), workdir, devices)

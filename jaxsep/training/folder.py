@@ -17,6 +17,8 @@ from jaxsep.data.reading import read_text
 from jaxsep.settings import SettingsError
 from jaxsep.training.build import Parts
 
+LOCK = "lock"
+
 
 def claim(workdir: Path, parts: Parts, held: ExitStack) -> None:
     """Make workdir this run's: lock it, write its config.json and recipes, or find them to be the same run's."""
@@ -25,7 +27,7 @@ def claim(workdir: Path, parts: Parts, held: ExitStack) -> None:
         different = settings.differences(read_config(workdir), parts.config)
         if different:
             raise SettingsError(f"--workdir {workdir} holds another run: {'; '.join(different)}; use another folder")
-    elif workdir.is_dir() and any(workdir.iterdir()):
+    elif workdir.is_dir() and any(entry.name != LOCK and ".tmp-" not in entry.name for entry in workdir.iterdir()):
         raise SettingsError(
             f"--workdir {workdir} is neither empty nor a run's folder (no config.json); use another folder"
         )
@@ -46,7 +48,7 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises:
       SettingsError: another run has it.
     """
-    with open(workdir / "lock", "a+", encoding="utf-8") as lock:
+    with open(workdir / LOCK, "a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -38,7 +38,7 @@ class Journal:
         line = {"kind": kind, "data": self._data, "step": step, "epoch": epoch, **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if self._curves is not None:
+        if self._curves is not None and kind != "skipped":
             self._curves.add({f"{kind}/{name}": x for name, x in values.items() if isinstance(x, int | float)}, step)
 
     def close(self) -> None:

@@ -1,6 +1,5 @@
 """A training run in its folder: epochs, validation, checkpoints, interruption."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -21,44 +19,7 @@ from jaxsep.training.devices import Devices
 from jaxsep.training.journal import Journal, Window
 from jaxsep.training.sets import Sets
 from jaxsep.training.state import TrainState
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; exit_status is what a shell expects of a program that it ended."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_status = 128 + number
-
-
-class Stop:
-    """Remembers SIGINT or SIGTERM, to be answered between two steps; a second SIGINT interrupts at once.
-
-    Many processes stop after the same step, whichever of them was told to.
-    """
-
-    def __init__(self, devices: Devices) -> None:
-        self.number = 0
-        self._devices = devices
-        self._asked: Any = 0
-        self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def _remember(self, number: int, frame: Any) -> None:
-        self.number = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def check(self) -> None:
-        """Raise Interrupted where a signal has arrived; to be called by all processes, step by step."""
-        number = self.number
-        if jax.process_count() > 1:  # what was known one call ago: by now the devices have agreed on it
-            number, self._asked = int(self._asked), self._devices.largest(self.number)
-        if number:
-            raise Interrupted(number)
-
-    def close(self) -> None:
-        """Give the signals back to whoever had them."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+from jaxsep.training.stop import Interrupted, Stop
 
 
 @dataclass
@@ -100,7 +61,8 @@ def score(
     odd = np.unique(rows["index"][~np.isfinite(rows["si_sdr"])])
     if odd.size:
         raise RunError(
-            f"the network gives no finite SI-SDR for {odd.size} mixtures of {split}, such as number {odd[0]}"
+            f"the network gives no finite SI-SDR for {odd.size} mixtures of {split}, such as number {odd[0]} of "
+            f"recipes/{split}.npz; what was saved before is as it was"
         )
     return rows, summarise_rows(rows, sets.table.names, sets.table.corpora)
 
@@ -152,9 +114,19 @@ class Run:
             self.journal.record(kind, epoch=self.progress.epoch, **values)
 
     def restore(self, name: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """State and progress of the checkpoint `name`, or None where there is none; like: a state of the same shapes."""
-        found = self.checkpoints.restore(name, like) if self.checkpoints is not None else None
-        progress = self.devices.tell(found and found[1])
+        """State and progress of the checkpoint `name`, or None where there is none; like: a state of the same shapes.
+
+        Raises:
+          RunError: in every process, where the first finds all damaged.
+        """
+        found, problem = None, ""
+        try:
+            found = self.checkpoints.restore(name, like) if self.checkpoints is not None else None
+        except RunError as error:
+            problem = str(error)
+        problem, progress = self.devices.tell([problem, found and found[1]])
+        if problem:
+            raise RunError(problem)
         return None if progress is None else (self.devices.copy(found[0] if found else like), progress)
 
     def save(self, name: str = "last") -> None:
@@ -167,12 +139,18 @@ class Run:
         self.saved_at = now
         self.checkpoints.save(name, self.state, vars(self.progress))
 
-    def params(self, name: str) -> tuple[Any, Progress]:
-        """The parameters to evaluate of the checkpoint 'last' or 'best', and where the run stood."""
-        restored = self.restore(name, self.state)
+    def best(self) -> tuple[Any, int, float | None]:
+        """The parameters to evaluate of the best epoch, its index, and its value; where no sound checkpoint of it is left, of
+        the last epoch, said in a line, and None."""
+        try:
+            restored, problem = self.restore("best", self.state), "there is no checkpoint of the best epoch"
+        except RunError as error:
+            restored, problem = None, str(error)
         if restored is None:
-            raise RunError(f"{self.workdir}/checkpoints/{name} is missing; a run without checkpoints/ starts anew")
-        return restored[0].eval_params, Progress(**restored[1])
+            self.say(f"warning: {problem}; the results are of the last epoch")
+            return self.state.eval_params, self.progress.epoch - 1, None
+        then = Progress(**restored[1])
+        return restored[0].eval_params, then.best_epoch, then.best
 
     def score(self, params: Any, split: str) -> tuple[Rows, dict[str, Any]]:
         """Rows and summaries of all of 'val' or 'test'."""
@@ -235,7 +213,7 @@ class Run:
                 self.state, metrics = train_step(self.state, batch, np.int32(progress.epoch))
                 lost = bool(
                     metrics["skipped"]
-                )  # waits for the step: the next one must not change the state that lost it
+                )  # waits: the next step must not change the state that is kept for replay
                 self.window.add(metrics, examples=size, waited=waited)
                 progress.step += 1
                 if lost:
@@ -245,7 +223,7 @@ class Run:
                 self.log(bar)
                 if self.in_a_row >= train.max_skipped:
                     self.save()
-                    raise RunError(skipped.too_many(self.workdir, self.in_a_row))
+                    raise RunError(skipped.too_many(self.parts, self.workdir, self.in_a_row))
                 self.stop.check()
                 if time.monotonic() - self.saved_at > 60 * train.checkpoint_minutes:
                     self.save()
@@ -273,7 +251,7 @@ class Run:
         self.window = Window()
         if not values:
             return
-        rate = float(self.parts.schedule(step - 1))
+        rate = float(self.parts.schedule(step - 1 - self.progress.skipped))  # a skipped step is none of the optimiser's
         self.record("train", step=step, learning_rate=rate, **values)
         bar.set_postfix_str(f"loss {values['loss']:.2f}, SI-SDRi {values['si_sdri']:.2f} dB", refresh=False)
 

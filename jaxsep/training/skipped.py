@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsep import models
 from jaxsep.data.mixing import Arrays, draw, render
 from jaxsep.data.pools import Pool
 from jaxsep.data.recipes import load_recipes, save_recipes
@@ -53,28 +54,34 @@ def keep(workdir: Path, parts: Parts, after: TrainState, place: Place, count: in
     """
     happened = f"epoch {place.epoch + 1}, step {place.step + 1}: skipped, its loss or gradient is no number"
     if count > MOST_KEPT:
-        return f"{happened} (the {count}th; the first {MOST_KEPT} are kept in {workdir / FOLDER})"
+        return f"{happened} (number {count}; the first {MOST_KEPT} are kept in {workdir / FOLDER})"
     config, pool = parts.config, parts.sets.pools["train"]
     size = config.train.batch_size
     recipes = draw(pool, config.seed, place.epoch, np.arange(place.step * size, (place.step + 1) * size))
     folder = workdir / FOLDER / place.name
-    save_recipes(folder.with_name(f"{place.name}.npz"), recipes, pool)
     if not folder.exists():  # a run that went on from before it gets here again
         before = dataclasses.replace(after, step=after.step - 1)
         write_checkpoint(folder, before, {"epoch": place.epoch, "step": place.step})
-    return f"{happened}; python -m jaxsep.main --mode replay --workdir {workdir} shows why"
+    save_recipes(folder.with_name(f"{place.name}.npz"), recipes, pool)  # last: it says that the step is there
+    return f"{happened}; {_command(parts, workdir)} shows why"
 
 
-def too_many(workdir: Path, in_a_row: int) -> str:
+def too_many(parts: Parts, workdir: Path, in_a_row: int) -> str:
     """What is said when a run stops for it."""
     return (
         f"{in_a_row} steps in a row had a loss or gradient that is no number (train.max_skipped). The parameters of before are "
-        f"saved in {workdir}/checkpoints; python -m jaxsep.main --mode replay --workdir {workdir} shows what they had to do"
+        f"saved in {workdir}/checkpoints; {_command(parts, workdir)} shows what they had to do"
     )
 
 
-def replay(parts: Parts, workdir: Path, devices: Devices) -> int:
-    """Take every skipped step that was kept again, and print what each of its mixtures does. Returns how many there were.
+def _command(parts: Parts, workdir: Path) -> str:
+    family = parts.config.model.family
+    trust = "" if family in models.FAMILIES else f" --config.model.family={family}"
+    return f"python -m jaxsep.main --mode replay --workdir {workdir}{trust}"
+
+
+def replay(parts: Parts, workdir: Path, devices: Devices) -> None:
+    """Take every skipped step that was kept again, and print what each of its mixtures does.
 
     Raises:
       RunError: a kept step is damaged or incomplete.
@@ -97,7 +104,6 @@ def replay(parts: Parts, workdir: Path, devices: Devices) -> int:
             f"gradient norm {values['grad_norm']:.4g}: {verdict}"
         )
         _show(parts, recipes, [look(state.params, _one(batch, n)) for n in range(recipes["index"].size)])
-    return len(places)
 
 
 def _order(path: Path) -> list[int]:

@@ -207,7 +207,7 @@ def test_odd_configurations_are_built_or_refused_by_name(recordings, changed):
     check(recordings, changed, train=False)
 
 
-@runs(max_examples=3, derandomize=True, deadline=timedelta(seconds=300), database=None)
+@runs(max_examples=2, derandomize=True, deadline=timedelta(seconds=300), database=None)
 @given(changed=changes(most=0))
 def test_configurations_train_a_step_or_are_refused_by_name(recordings, changed):
     check(recordings, changed, train=True)

@@ -127,9 +127,11 @@ def test_a_pack_killed_at_any_step_is_whole_or_not_there(tmp_path):
         assert contents(folder_of(prepare(root, "speech", RATE, cache, progress=False))) == whole
 
 
-def test_an_interrupted_pack_leaves_nothing(tmp_path, recordings_dir):
-    packs = tmp_path / "packs"
-    words = [sys.executable, "-m", "jaxsep.prepare", recordings_dir / "speech", "--name", "speech", "-o", packs]
+def test_an_interrupted_pack_leaves_nothing(tmp_path):
+    root, packs = write_tree(tmp_path / "root"), tmp_path / "packs"
+    for number in range(10_000):  # packing them takes seconds
+        os.link(root / "train/c0/0.wav", root / f"train/c0/{number:05d}.wav")
+    words = [sys.executable, "-m", "jaxsep.prepare", root, "--name", "speech", "-o", packs]
     with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not list(packs.glob(".speech*/audio.f32")):
             assert process.poll() is None

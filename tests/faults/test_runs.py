@@ -167,6 +167,15 @@ def test_a_disk_that_fills_up_while_training_costs_no_more_than_the_steps_since_
         assert summary(workdir)["test"] == summary(tmp_path / "undisturbed")["test"]
 
 
+def test_a_run_whose_disk_is_full_from_the_start_begins_when_there_is_room(tmp_path, capsys):
+    with small_disk(tmp_path / "disk", 20_000) as disk:
+        fill(disk)
+        assert main(arguments(disk / "run", train__num_epochs=1)) == 2
+        assert f"error: --workdir {disk / 'run'} cannot be written: No space left on device" in capsys.readouterr().err
+        (disk / "filler").unlink()
+        assert main(arguments(disk / "run", train__num_epochs=1)) == 0
+
+
 def test_a_disk_that_is_full_when_results_are_written_leaves_the_earlier_ones(tmp_path, capsys):
     with small_disk(tmp_path / "disk", 20_000) as disk:
         workdir = disk / "run"

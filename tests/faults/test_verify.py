@@ -275,6 +275,16 @@ def test_a_mixture_that_is_clipped_where_its_sources_are_not_adds_up(tmp_path):
     assert found.deviation <= found.tolerance
 
 
+def test_a_mixture_that_cannot_be_read_is_wrong(tmp_path):
+    """Of WSJ0-2mix as a corpus of speakers, which is made of the sources alone."""
+    root = write_wsj0(tmp_path / "wsj0")
+    mixture = sorted((root / "2speakers/wav8k/min/tt/mix").iterdir())[0]
+    mixture.write_bytes(b"no sound")
+    found = wrong(tree(root, tmp_path / "packs"))["mix = s1 + s2"]
+    assert len(found) == 1
+    assert found[0].startswith(f"{mixture}: cannot be read as sound")
+
+
 def test_a_lossy_mixture_is_not_checked_and_says_so(tmp_path):
     for role in ("mix", "s1", "s2"):
         (tmp_path / "set" / "tt" / role).mkdir(parents=True)
