@@ -20,14 +20,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsep import rules, runtime, settings
+from jaxsep import runtime
+from jaxsep.config import load as settings
+from jaxsep.config import schema as rules
+from jaxsep.config.load import SettingsError
 from jaxsep.data.audio import DataError
 from jaxsep.inference.bundle import BundleError
-from jaxsep.settings import SettingsError
 from jaxsep.training import experiment
 from jaxsep.training.checkpoint import RunError
 from jaxsep.training.devices import ElsewhereError
-from jaxsep.training.stop import Interrupted
+from jaxsep.training.signals import Interrupted
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,11 +22,11 @@ from itertools import accumulate
 from pathlib import Path
 
 from jaxsep.data.audio import DataError, display
-from jaxsep.data.corpus import prepare
 from jaxsep.data.fetch import PAUSE_SECONDS, FetchError
 from jaxsep.data.open_sets import DOWNLOADS, ROOTS, SOURCES, Source, byte_steps, check_speakers, clear, is_done, obtain
-from jaxsep.data.packing import HEADER, atomic_file, default_cache, say
-from jaxsep.data.reading import read_json
+from jaxsep.data.packs.corpus import prepare
+from jaxsep.data.packs.format import HEADER, atomic_file, default_cache, say
+from jaxsep.data.packs.schema import read_json
 from jaxsep.prepare import describe
 
 RATE = 8000

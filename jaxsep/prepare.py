@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxsep.data.audio import DataError, display
-from jaxsep.data.corpus import Corpus, prepare
+from jaxsep.data.checks.verify import Check, verify
 from jaxsep.data.layouts import SPLITS
-from jaxsep.data.packing import default_cache
-from jaxsep.data.premixed import Premixed, prepare_premixed
-from jaxsep.data.verify import Check, verify
+from jaxsep.data.mixtures.premixed import Premixed, prepare_premixed
+from jaxsep.data.packs.corpus import Corpus, prepare
+from jaxsep.data.packs.format import default_cache
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
-from jaxsep.data.packing import default_cache
-from jaxsep.settings import SettingsError
+from jaxsep.config.load import SettingsError
+from jaxsep.data.packs.format import default_cache
 
 
 def configure() -> None:

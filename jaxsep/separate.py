@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from jaxsep import runtime
 from jaxsep.data.audio import DataError, audio_info, display
+from jaxsep.inference.audio_files import Options, separate_file
 from jaxsep.inference.bundle import BundleError, export_bundle, import_published
 from jaxsep.inference.chunks import CHUNK_SECONDS, OVERLAP_SECONDS
-from jaxsep.inference.recordings import Options, separate_file
 from jaxsep.inference.separator import Separator, load
 
 # What libsndfile reads and a folder of recordings may hold.

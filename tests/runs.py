@@ -9,8 +9,8 @@ import numpy as np
 from jaxsep import models
 from jaxsep.training.build import build
 from jaxsep.training.devices import Devices
-from jaxsep.training.folder import read_config
-from jaxsep.training.run import Run
+from jaxsep.training.loop import Run
+from jaxsep.training.workdir import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 # A network and mixtures small enough that a run is mostly compilation.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsep import settings
+from jaxsep.config import load as settings
 from jaxsep.evaluation.statistics import average, quantile_names, summarise_rows
 from jaxsep.evaluation.tables import write_csv
 

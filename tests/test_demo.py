@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 from jaxsep.data.audio import DataError
-from jaxsep.data.corpus import class_table, prepare
-from jaxsep.data.demo import ENVIRONMENTS, make_demo, speech
-from jaxsep.data.mixing import draw, make_pool, render
+from jaxsep.data.mixtures.dynamic import draw, make_pool, render
+from jaxsep.data.packs.corpus import class_table, prepare
+from jaxsep.data.synthetic import ENVIRONMENTS, make_demo, speech
 
 
 @pytest.fixture(scope="module")

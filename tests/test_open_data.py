@@ -19,10 +19,10 @@ import archives
 import pytest
 
 from jaxsep import open_data
-from jaxsep.data.corpus import open_packed
 from jaxsep.data.fetch import ATTEMPTS
 from jaxsep.data.layouts import read_layout
 from jaxsep.data.open_sets import SOURCES, byte_steps
+from jaxsep.data.packs.corpus import open_packed
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, ESC = "train-clean-100.tar.gz", "ESC-50-master.zip"

@@ -20,12 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxsep.benchmark import cases, peer
+from jaxsep.benchmark import peer
+from jaxsep.benchmark import suites as cases
 from jaxsep.benchmark.machine import machine
 from jaxsep.benchmark.peer import PeerError
 from jaxsep.benchmark.processes import WorkerError, measure_afresh, measure_in_turn, start
 from jaxsep.benchmark.table import Row, table
-from jaxsep.data.packing import atomic_file, say
+from jaxsep.data.packs.format import atomic_file, say
 
 
 class UsageError(Exception):

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from jaxsep.models.kernels.conv import KERNEL
 from jaxsep.models.layers import padded_length
-from jaxsep.models.ops import KERNEL
 
 
 def frames(family: str, network: Mapping[str, Any], num_samples: int) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsep.data.packing import default_cache, say
+from jaxsep.data.packs.format import default_cache, say
 
 # Installed in this order. asteroid without what it asks for, which is much more than its networks and losses import.
 INSTALLS = {

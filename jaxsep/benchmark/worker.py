@@ -15,11 +15,11 @@ import numpy as np
 from jaxsep import __version__, models, runtime
 from jaxsep.benchmark.machine import cores
 from jaxsep.benchmark.protocol import Repeat, resident_bytes, serve
-from jaxsep.data.corpus import open_packed
-from jaxsep.data.mixing import draw, render
+from jaxsep.data.mixtures.dynamic import draw, render
+from jaxsep.data.packs.corpus import open_packed
 from jaxsep.objective import weighting
 from jaxsep.training.devices import Devices
-from jaxsep.training.sets import Sets, open_sets
+from jaxsep.training.input_pipeline import Sets, open_sets
 from jaxsep.training.state import create_state, init_params, make_optimizer
 from jaxsep.training.step import make_train_step, separation_loss_fn
 

@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from jaxsep.data.audio import display
-from jaxsep.data.packing import say
+from jaxsep.data.packs.format import say
 
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 60.0

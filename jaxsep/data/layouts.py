@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from jaxsep.data.audio import DataError, display
-from jaxsep.data.reading import check_names
+from jaxsep.data.packs.schema import check_names
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".wav", ".flac", ".ogg")

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from jaxsep.data.audio import DataError, display
 from jaxsep.data.fetch import ATTEMPTS, PAUSE_SECONDS, FetchError, fetch, length, part_of, writing
 from jaxsep.data.layouts import SPLITS, read_layout
-from jaxsep.data.packing import say
-from jaxsep.data.reading import read_json
+from jaxsep.data.packs.format import say
+from jaxsep.data.packs.schema import read_json
 from jaxsep.data.unpack import BadArchive, discard, unpack
 
 DOWNLOADS = "downloads"

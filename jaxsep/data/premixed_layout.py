@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxsep.data.audio import DataError, display
 from jaxsep.data.layouts import mixture_bases, sound_files, utterances_of
-from jaxsep.data.reading import check_names
+from jaxsep.data.packs.schema import check_names
 
 FIELD = "data.premixed_root"
 SPLIT_FOLDERS = {

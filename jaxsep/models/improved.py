@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxsep.models import framing, layers, ops
+from jaxsep.models import layers
+from jaxsep.models.kernels import conv as ops
+from jaxsep.models.kernels import framing
 
 
 def _glorot_bound(fan_in: int, fan_out: int) -> float:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxsep.models import norms, ops
+from jaxsep.models.kernels import conv as ops
+from jaxsep.models.kernels import norm as norms
 
 Initializer = Callable[..., Array]
 

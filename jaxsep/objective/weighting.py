@@ -41,8 +41,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsep.objective.dro import GroupDRO, cvar, group_dro, threshold
 from jaxsep.objective.pmf import Weighting, apply, effective_sample_size, mean_weight, pmf, weight_statistics
-from jaxsep.objective.tails import GroupDRO, cvar, group_dro, threshold
 
 __all__ = [
     "GroupDRO",

@@ -10,17 +10,18 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jaxsep import models, rules
+from jaxsep import models
+from jaxsep.config import schema as rules
+from jaxsep.config.load import SettingsError
 from jaxsep.data.audio import together
-from jaxsep.data.batches import steps_per_epoch
-from jaxsep.data.packing import default_cache
+from jaxsep.data.mixtures.batches import steps_per_epoch
+from jaxsep.data.packs.format import default_cache
 from jaxsep.inference.bundle import check_params, load_bundle
 from jaxsep.models import torch_import
 from jaxsep.objective import weighting as weightings
-from jaxsep.settings import SettingsError
-from jaxsep.training.accumulate import LossFn
 from jaxsep.training.devices import Devices
-from jaxsep.training.sets import Sets, open_sets
+from jaxsep.training.gradients import LossFn
+from jaxsep.training.input_pipeline import Sets, open_sets
 from jaxsep.training.state import TrainState, create_state, init_params, make_optimizer, make_schedule
 from jaxsep.training.step import make_train_step, separation_loss_fn
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxsep.data.packing import sync_folder
+from jaxsep.data.packs.format import sync_folder
 from jaxsep.training.state import TrainState
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every save, and what it also raises

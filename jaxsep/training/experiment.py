@@ -16,21 +16,21 @@ from ml_collections import ConfigDict
 
 import jaxsep
 from jaxsep import models
+from jaxsep.config.load import SettingsError
 from jaxsep.data.audio import DataError, write_wav
-from jaxsep.data.reading import read_json
+from jaxsep.data.packs.schema import read_json
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
 from jaxsep.evaluation.statistics import average, metric, summarise_alone
 from jaxsep.evaluation.tables import distribution_table, write_csv
 from jaxsep.inference.bundle import BundleError, load_bundle, save_bundle
-from jaxsep.settings import SettingsError
-from jaxsep.training import skipped
+from jaxsep.training import replay as skipped
 from jaxsep.training.build import Parts, build, build_sets, params_to_start_from
 from jaxsep.training.checkpoint import RunError, has_checkpoint
 from jaxsep.training.devices import Devices
-from jaxsep.training.folder import claim, own_config, write_text
-from jaxsep.training.run import Run, score
-from jaxsep.training.stop import Interrupted, Stop
+from jaxsep.training.loop import Run, score
+from jaxsep.training.signals import Interrupted, Stop
+from jaxsep.training.workdir import claim, own_config, write_text
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:

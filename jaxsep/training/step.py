@@ -14,7 +14,7 @@ import optax
 
 from jaxsep.objective.permutation import separation_losses
 from jaxsep.objective.pmf import apply, mean_weight, pmf, weight_statistics
-from jaxsep.training.accumulate import (
+from jaxsep.training.gradients import (
     LossFn,
     Weighted,
     accumulated_gradients,
@@ -45,7 +45,7 @@ def make_train_step(
       has_aux: loss_fn returns (losses, metrics), metrics a dict of [B] arrays; the mean of each over the examples where it is
         a number is reported, 0 where it is none in all.
       ema_decay: of the moving average of the parameters; needs a state created with ema=True. 0: none.
-      micro_batch: examples per pass; 0 takes the batch whole. See `jaxsep.training.accumulate`.
+      micro_batch: examples per pass; 0 takes the batch whole. See `jaxsep.training.gradients`.
       axis: the mesh axis over which the batch is divided, for a step inside `jax.shard_map`; micro_batch is then a device's.
       members: name -> [classes] bool, sets of classes whose mean weight is reported as weight_NAME; see `mean_weight`.
 

@@ -21,10 +21,11 @@ from runs import SMALL
 from trees import write_tree, write_wsj0
 
 from configs import default
-from jaxsep import rules, settings
+from jaxsep.config import load as settings
+from jaxsep.config import schema as rules
+from jaxsep.config.load import SettingsError
 from jaxsep.data.audio import DataError
 from jaxsep.main import main
-from jaxsep.settings import SettingsError
 from jaxsep.training.build import Parts, build, build_step, fresh_state
 from jaxsep.training.devices import Devices
 

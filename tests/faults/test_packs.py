@@ -18,8 +18,8 @@ from runs import ROOT
 from trees import RATE, noise, write, write_tree, write_wsj0
 
 from jaxsep.data.audio import DataError
-from jaxsep.data.corpus import open_packed, prepare
-from jaxsep.data.premixed import prepare_premixed
+from jaxsep.data.mixtures.premixed import prepare_premixed
+from jaxsep.data.packs.corpus import open_packed, prepare
 from jaxsep.prepare import main
 
 
@@ -88,7 +88,7 @@ def test_files_that_may_not_grow_are_one_line_and_status_2(tmp_path):
 # One process packs again and again, each time in a child that dies at a later step of publishing.
 KILLS = """
 import os, signal, sys
-from jaxsep.data.corpus import prepare
+from jaxsep.data.packs.corpus import prepare
 def dying(function, calls, last):
     def call(*arguments):
         calls.append(function.__name__)
@@ -239,7 +239,7 @@ def test_the_checksums_are_of_what_lies_there(pack):
 
 MANY = """
 import resource, sys, time
-from jaxsep.data.corpus import prepare
+from jaxsep.data.packs.corpus import prepare
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, began = peak(), time.perf_counter()
 prepare(sys.argv[1], "speech", 8000, sys.argv[2], progress=False)

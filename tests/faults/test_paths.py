@@ -17,19 +17,21 @@ from slim import slim_run
 from trees import RATE, sign_pack, write, write_esc50, write_libri2mix, write_tree
 
 import jaxsep
-from jaxsep import report, separate, settings
+from jaxsep import separate
+from jaxsep.config import load as settings
+from jaxsep.config.load import SettingsError
 from jaxsep.data.audio import DataError, audio_info, read_audio
-from jaxsep.data.corpus import open_packed, prepare
 from jaxsep.data.layouts import read_layout
-from jaxsep.data.packing import pack_paths
-from jaxsep.data.premixed import open_premixed, prepare_premixed
+from jaxsep.data.mixtures.premixed import open_premixed, prepare_premixed
+from jaxsep.data.packs.corpus import open_packed, prepare
+from jaxsep.data.packs.format import pack_paths
 from jaxsep.data.unpack import BadArchive, unpack
-from jaxsep.evaluation.runs import ReportError, read_runs
 from jaxsep.inference.bundle import BundleError, load_bundle, save_bundle
 from jaxsep.main import main
-from jaxsep.settings import SettingsError
+from jaxsep.report import __main__ as report
+from jaxsep.report.runs import ReportError, read_runs
 from jaxsep.training.experiment import evaluate_run, finished
-from jaxsep.training.folder import read_config
+from jaxsep.training.workdir import read_config
 
 ENTRIES = [(1, 0, "dog", "1", "A"), (4, 10, "rain", "2", "A"), (5, 0, "dog", "3", "A"), (5, 10, "rain", "4", "A")]
 # What may not be a class: its name becomes part of the names of the excerpts that a run leaves.

@@ -26,24 +26,27 @@ from slim import slim_run
 from test_torch_import import tensor, text, write, write_state_dict
 from trees import RATE, sign_pack, write_esc50, write_libri2mix, write_tree
 
-from jaxsep import rules, settings
+from jaxsep.config import load as settings
+from jaxsep.config import schema as rules
+from jaxsep.config.load import SettingsError
 from jaxsep.data.audio import DataError
-from jaxsep.data.corpus import class_table, open_packed, prepare
 from jaxsep.data.fetch import FetchError
 from jaxsep.data.layouts import read_layout
-from jaxsep.data.mixing import draw, load_recipes, make_pool, render, save_recipes
-from jaxsep.data.premixed import make_premixed_pool, open_premixed, prepare_premixed
+from jaxsep.data.mixtures.dynamic import draw, load_recipes, make_pool, render, save_recipes
+from jaxsep.data.mixtures.premixed import make_premixed_pool, open_premixed, prepare_premixed
+from jaxsep.data.packs.corpus import class_table, open_packed, prepare
 from jaxsep.data.unpack import unpack
-from jaxsep.evaluation import curves, experiments, report_compare, report_sections, report_tables
-from jaxsep.evaluation.page import page
-from jaxsep.evaluation.players import read_excerpts
-from jaxsep.evaluation.runs import ReportError, read_runs
 from jaxsep.inference.bundle import BundleError, flatten, load_bundle, save_bundle
-from jaxsep.models.torch_import import from_file
-from jaxsep.settings import SettingsError
+from jaxsep.models.torch_import.convert import from_file
+from jaxsep.report import curves, report_compare, report_sections
+from jaxsep.report import grouping as experiments
+from jaxsep.report import tables as report_tables
+from jaxsep.report.page import page
+from jaxsep.report.players import read_excerpts
+from jaxsep.report.runs import ReportError, read_runs
 from jaxsep.training.experiment import finished
-from jaxsep.training.folder import read_config
-from jaxsep.training.journal import _cut
+from jaxsep.training.metric_writer import _cut
+from jaxsep.training.workdir import read_config
 
 fuzzed = pytest.mark.parametrize("times", EXAMPLES)
 

@@ -16,8 +16,8 @@ from limits import command, limited
 from trees import RATE, noise, write, write_tree, write_wsj0
 
 from jaxsep.data.audio import DataError, display, read_audio
-from jaxsep.data.corpus import prepare
-from jaxsep.data.premixed import prepare_premixed
+from jaxsep.data.mixtures.premixed import prepare_premixed
+from jaxsep.data.packs.corpus import prepare
 from jaxsep.prepare import main
 
 

@@ -14,11 +14,11 @@ import pytest
 from limits import fill, small_disk
 from runs import ROOT, arguments, assert_same, last_state, records, summary
 
-from jaxsep import settings
-from jaxsep.data.mixing import draw, render
+from jaxsep.config import load as settings
+from jaxsep.data.mixtures.dynamic import draw, render
 from jaxsep.main import main
 from jaxsep.training.build import build, fresh_params
-from jaxsep.training.folder import read_config
+from jaxsep.training.workdir import read_config
 
 pytestmark = pytest.mark.usefixtures("pack_cache")
 # A network that divides by nothing for some mixtures, by their largest sample.

@@ -8,10 +8,10 @@ import pytest
 import soundfile
 from trees import RATE, noise, write, write_esc50, write_libri2mix, write_wsj0
 
-from jaxsep.data.corpus import prepare
-from jaxsep.data.premixed import prepare_premixed
-from jaxsep.data.sums import add_up
-from jaxsep.data.verify import Check, check_counts, check_duplicates, check_lengths, check_speakers, verify
+from jaxsep.data.checks.mixture_sums import add_up
+from jaxsep.data.checks.verify import Check, check_counts, check_duplicates, check_lengths, check_speakers, verify
+from jaxsep.data.mixtures.premixed import prepare_premixed
+from jaxsep.data.packs.corpus import prepare
 from jaxsep.prepare import main
 
 

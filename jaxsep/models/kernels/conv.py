@@ -1,0 +1,188 @@
+"""Primitives of the separation networks' blocks, channels last, as pure functions of arrays: convolutions and resolution.
+Norms and PReLU: `norms`.
+
+Shapes: B batch, F frames, C channels. All functions take the batch axis first; further axes come from `jax.vmap`.
+Results have the dtype of x. Where that is narrower than float32, loops and sums compute in float32 (parameters are
+float32 and stay so), and matrix products add up in float32.
+
+All carry hand-written gradients (`jax.custom_vjp`), equal to those of automatic differentiation up to rounding: what
+that writes here is slow on a CPU (see `backend`, where formulations are chosen, and what its functions ask of them).
+Second derivatives and forward mode (`jax.jvp`) are not supported.
+
+Source: Tzinis, Wang, Smaragdis, "Sudo rm -rf: efficient networks for universal audio source separation", MLSP 2020.
+"""
+
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxsep.models.kernels.backend import apart, on_cpu, wide
+
+KERNEL = 5  # taps of every depthwise convolution of the family
+PADDING = 2
+TILE = 8  # frames that one step of the parameter gradients' loop adds up
+
+
+# --- 1×1 convolution ---------------------------------------------------------------------------------------------------
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: Array, kernel: Array, dtype: Any = None) -> Array:
+    """1×1 convolution without its bias: y[b, f] = x[b, f] · kernel.
+
+    x: [B,F,Ci]; kernel: [Ci,Co]; dtype: of the result, x's where None. Returns [B,F,Co].
+    """
+    return _product(x, kernel, dtype=dtype)
+
+
+def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
+    """Product over one axis of each, added up in float32 or wider."""
+    contracted = ((axes[:1], axes[1:]), ((), ()))
+    return lax.dot_general(a, b, contracted, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+
+
+@partial(apart, static=("dtype",))
+def _product(x: Array, kernel: Array, *, dtype: Any) -> Array:
+    return _dot(x, kernel.astype(x.dtype), (2, 0)).astype(dtype or x.dtype)
+
+
+@apart
+def _product_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+    narrow = g.astype(x.dtype)
+    x_rows, g_rows = x.reshape(-1, x.shape[-1]), narrow.reshape(-1, g.shape[-1])
+    # A product over rows costs a transposed copy of its left operand on a CPU: let that be the smaller one.
+    smaller_first = x_rows.shape[1] <= g_rows.shape[1]
+    dkernel = _dot(x_rows, g_rows, (0, 0)) if smaller_first else _dot(g_rows, x_rows, (0, 0)).T
+    return _dot(narrow, kernel.astype(x.dtype), (2, 1)).astype(x.dtype), dkernel
+
+
+product.defvjp(
+    lambda x, kernel, dtype: (_product(x, kernel, dtype=dtype), (x, kernel)),
+    lambda dtype, saved, g: _product_gradients(*saved, g),
+)
+
+
+# --- depthwise convolution ---------------------------------------------------------------------------------------------
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
+    """One filter per channel, without its bias: y[b, f, c] = Σ_j kernel[j, c] · x[b, f·stride + j − 2, c], zeros outside.
+
+    x: [B,F,C], F ≥ 1; kernel: [5,C]; stride: 1 or 2. Returns [B,⌈F/stride⌉,C].
+    """
+    return _depthwise(x, *kernel, stride=stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_branch(x: Array, kernel: Array, stride: int) -> tuple[Array, Array]:
+    """`depthwise_conv(x, kernel, stride)`, and x again for its next reader: the gradients of both uses of x are added up
+    in the loop that makes the first."""
+    return _depthwise(x, *kernel, stride=stride), x
+
+
+def _padded(x: Array, before: int, after: int) -> Array:
+    """Zeros before and after in time; what is negative is cut. (`jnp.pad` would be a call inside a call.)"""
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (before, after, 0), (0, 0, 0)))
+
+
+def _windows(x: Array, first: int, frames: int, stride: int) -> list[Array]:
+    """For each tap j the frames x[:, f·stride + first + j], f < frames; zeros outside x."""
+    span = (frames - 1) * stride + 1
+    starts = range(first, first + KERNEL)
+    return [_padded(x, -start, start + span - x.shape[1])[:, ::stride] for start in starts]
+
+
+@partial(apart, static=("stride",))
+def _depthwise(x: Array, *taps: Array, stride: int) -> Array:
+    # The taps come one by one: XLA's loops over several rows of one small array are slower by a factor of 4.
+    windows = _windows(x, -PADDING, -(-x.shape[1] // stride), stride)
+    terms = [window * tap[None, None] for window, tap in zip(windows, taps, strict=True)]
+    return reduce(jnp.add, terms).astype(x.dtype)
+
+
+@partial(apart, static=("stride", "frames"))
+def _depthwise_input_gradient(g: Array, taps: tuple[Array, ...], *others: Array, stride: int, frames: int) -> Array:
+    """Gradient of x [B,frames,C] given that of the convolution, and others, the gradients of other uses of x."""
+    beyond, zero = frames - (g.shape[1] - 1) * stride - 1, jnp.zeros((), g.dtype)
+
+    def moved(number: int) -> Array:
+        """Frame f of g at f·stride + number − 2, zeros between."""
+        shift = number - PADDING
+        return lax.pad(g, zero, ((0, 0, 0), (shift, beyond - shift, stride - 1), (0, 0, 0)))
+
+    terms = [*others, *(moved(number) * tap[None, None] for number, tap in enumerate(taps))]
+    return reduce(jnp.add, terms).astype(g.dtype)
+
+
+def _kernel_gradient_plain(x: Array, g: Array, stride: int) -> Array:
+    """Σ_{b,f} g[b, f] · x[b, f·stride + j − 2] for the five taps j, [5,C]."""
+    windows = _windows(x, -PADDING, g.shape[1], stride)
+    return jnp.stack([(wide(g) * window).sum((0, 1)) for window in windows])
+
+
+def _kernel_gradient_tiled(x: Array, g: Array, stride: int) -> Array:
+    """The same, tiles of frames added up first (see `backend`). The first and the last tile are apart from the others, which
+    read x inside its bounds."""
+    tiles = g.shape[1] // TILE
+    if tiles < 3:
+        return _kernel_gradient_plain(x, g, stride)
+    first, last = TILE, (tiles - 1) * TILE
+    inner_g = [wide(g[:, first + row : last : TILE]) for row in range(TILE)]
+
+    def inner(tap: int) -> Array:
+        stop = (last - 1) * stride + KERNEL
+        windows = (x[:, (first + row) * stride + tap - PADDING : stop : TILE * stride] for row in range(TILE))
+        return reduce(jnp.add, [rows * window[:, : tiles - 2] for rows, window in zip(inner_g, windows, strict=True)])
+
+    def edge(edge_g: Array, start: int) -> Array:
+        windows = _windows(x, start * stride - PADDING, edge_g.shape[1], stride)
+        return jnp.stack([wide(edge_g) * window for window in windows], axis=2).sum((0, 1))
+
+    totals = jnp.stack([inner(tap) for tap in range(KERNEL)], axis=2).sum((0, 1))
+    return totals + edge(g[:, :first], 0) + edge(g[:, last:], last)
+
+
+@partial(apart, static=("stride",))
+def _depthwise_kernel_gradient(x: Array, g: Array, *, stride: int) -> Array:
+    return (_kernel_gradient_tiled if on_cpu() else _kernel_gradient_plain)(x, g, stride)
+
+
+def _depthwise_gradients(stride: int, saved: tuple[Array, Array], g: Array, *others: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dx = _depthwise_input_gradient(g, tuple(kernel), *others, stride=stride, frames=x.shape[1])
+    return dx, _depthwise_kernel_gradient(x, g, stride=stride)
+
+
+depthwise_conv.defvjp(lambda x, kernel, stride: (depthwise_conv(x, kernel, stride), (x, kernel)), _depthwise_gradients)
+depthwise_branch.defvjp(
+    lambda x, kernel, stride: (depthwise_branch(x, kernel, stride), (x, kernel)),
+    lambda stride, saved, gs: _depthwise_gradients(stride, saved, *gs),
+)
+
+
+# --- resolution --------------------------------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def add_upsampled(fine: Array, coarse: Array) -> Array:
+    """fine, and coarse at twice as many frames by repetition: y[b, f] = fine[b, f] + coarse[b, f // 2].
+
+    fine: [B,2F,C]; coarse: [B,F,C]. Returns [B,2F,C].
+    """
+    return _add_upsampled(fine, coarse)
+
+
+@apart
+def _add_upsampled(fine: Array, coarse: Array) -> Array:
+    batch, frames, channels = coarse.shape
+    return (fine.reshape(batch, frames, 2, channels) + coarse[:, :, None]).reshape(fine.shape)
+
+
+# Automatic differentiation sums over an axis of length two; the two strided slices are an element-wise loop.
+add_upsampled.defvjp(
+    lambda fine, coarse: (_add_upsampled(fine, coarse), None), lambda _, g: (g, g[:, 0::2] + g[:, 1::2])
+)

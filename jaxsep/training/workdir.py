@@ -1,0 +1,113 @@
+"""A run's folder: whose it is and what was run in it."""
+
+import fcntl
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxsep import models
+from jaxsep.config import load as settings
+from jaxsep.config import schema as rules
+from jaxsep.config.load import SettingsError
+from jaxsep.data.audio import together
+from jaxsep.data.packs.format import atomic_file
+from jaxsep.data.packs.schema import read_text
+from jaxsep.training.build import Parts
+
+LOCK = "lock"
+
+
+def claim(workdir: Path, parts: Parts, held: ExitStack) -> None:
+    """Make workdir this run's: lock it, write its config.json and recipes, or find them to be the same run's."""
+    saved = workdir / "config.json"
+    if saved.exists():
+        different = settings.differences(read_config(workdir), parts.config)
+        if different:
+            raise SettingsError(f"--workdir {workdir} holds another run: {'; '.join(different)}; use another folder")
+    elif workdir.is_dir() and any(entry.name != LOCK and ".tmp-" not in entry.name for entry in workdir.iterdir()):
+        raise SettingsError(
+            f"--workdir {workdir} is neither empty nor a run's folder (no config.json); use another folder"
+        )
+    parts.sets.check_recipes(workdir / "recipes")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(workdir))
+        write_text(saved, settings.to_json(parts.config))
+        parts.sets.save_recipes(workdir / "recipes")
+    except OSError as error:
+        raise SettingsError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder; the system lets it go when the process ends, however it ends.
+
+    Raises:
+      SettingsError: another run has it.
+    """
+    with open(workdir / LOCK, "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            owner = lock.read(200).strip()
+            raise SettingsError(
+                f"--workdir {workdir}: another run is at work there ({owner}); wait for it, or use another folder"
+            ) from error
+        except OSError as error:  # a network disk without locks
+            print(f"warning: {workdir} cannot be locked ({error.strerror}): keep other runs out", file=sys.stderr)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        lock.flush()
+        yield
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The configuration in a run's folder.
+
+    Raises:
+      SettingsError: it cannot be read, or has fields that are missing, unknown or wrong: all of them.
+    """
+    try:
+        config = settings.from_json(read_text(workdir / "config.json"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder") from error
+    if problems := rules.problems(config):
+        raise SettingsError(f"--workdir {workdir}: config.json: {together(problems)}")
+    return config
+
+
+def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> ConfigDict:
+    """A run's configuration with other data perhaps, for what is done with the run afterwards.
+
+    Args:
+      overrides: '--config.field=value'. Of a network outside jaxsep '--config.model.family=package.module:Class' allows to run
+        its code: what stands in a file is no reason to run anything.
+      mode: what is done, for the messages.
+
+    Raises:
+      SettingsError: more than that is changed, or the network is not allowed.
+    """
+    config = settings.override(read_config(workdir), overrides, rules.problems)
+    changed = [name for name in settings.differences(read_config(workdir), config) if not name.startswith("data.")]
+    if changed:
+        raise SettingsError(f"--mode {mode} takes only other data and evaluation.batch_size, not {changed[0]}")
+    family = config.model.family
+    trusted = any(override.startswith("--config.model.family=") for override in overrides)
+    if family not in models.FAMILIES and not trusted:
+        raise SettingsError(
+            f"model.family is {family!r} in {workdir}/config.json, a network outside jaxsep, which --mode {mode} would import "
+            f"and run; --config.model.family={family} allows it"
+        )
+    return config
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
