@@ -17,7 +17,9 @@ def get_config(scale: str = "demo") -> ConfigDict:
     config = default.get_config(scale)
     config.data.slots = ("speech", "speech")
     if scale in ("demo", "cpu"):
-        config.data.max_snr_db = 5.0  # two voices 30 dB apart are more than a small network learns from in minutes
+        config.data.max_snr_db = (
+            5.0  # two voices 30 dB apart are more than a small network learns from in minutes
+        )
     config.weighting.name = "curriculum"
     config.weighting.beta = (10.0, 0.5)
     return config

@@ -12,4 +12,12 @@ from jaxsep.objective import weighting
 from jaxsep.objective.permutation import best_permutation, si_sdr_improvement
 from jaxsep.objective.si_sdr import pairwise_si_sdr, si_sdr
 
-__all__ = ["best_permutation", "load", "models", "pairwise_si_sdr", "si_sdr", "si_sdr_improvement", "weighting"]
+__all__ = [
+    "best_permutation",
+    "load",
+    "models",
+    "pairwise_si_sdr",
+    "si_sdr",
+    "si_sdr_improvement",
+    "weighting",
+]

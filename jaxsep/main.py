@@ -23,13 +23,15 @@ from pathlib import Path
 from jaxsep import runtime
 from jaxsep.config import load as settings
 from jaxsep.config import schema as rules
-from jaxsep.config.load import SettingsError
-from jaxsep.data.audio import DataError
-from jaxsep.inference.bundle import BundleError
+from jaxsep.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    ModelError,
+    OtherProcessError,
+    RunError,
+)
 from jaxsep.training import experiment
-from jaxsep.training.checkpoint import RunError
-from jaxsep.training.devices import ElsewhereError
-from jaxsep.training.signals import Interrupted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,11 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--mode", choices=("train", "evaluate", "replay"), default="train")
-    parser.add_argument("--config", metavar="FILE[:SCALE]", help="for --mode train; the others take the run's own")
+    parser.add_argument(
+        "--config", metavar="FILE[:SCALE]", help="for --mode train; the others take the run's own"
+    )
     parser.add_argument("--workdir", type=Path, help="the run's folder; default: runs/CONFIG-SCALE")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
-    parser.add_argument("--processes", type=int, metavar="N", help="of several processes: how many there are")
-    parser.add_argument("--process", type=int, metavar="I", help="of several processes: which this is, from 0")
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens"
+    )
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="of several processes: how many there are"
+    )
+    parser.add_argument(
+        "--process", type=int, metavar="I", help="of several processes: which this is, from 0"
+    )
     arguments, overrides = parser.parse_known_args(argv)
     try:
         runtime.join(arguments.coordinator, arguments.processes, arguments.process)
@@ -54,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(
                     f"--mode {arguments.mode} takes --workdir, a run's folder, and no --config: it has its own"
                 )
-            work = experiment.evaluate_run if arguments.mode == "evaluate" else experiment.replay_run
+            work = (
+                experiment.evaluate_run if arguments.mode == "evaluate" else experiment.replay_run
+            )
             work(overrides, arguments.workdir)
         else:
             if arguments.config is None:
@@ -64,13 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(notice)
             name = Path(arguments.config.split(":")[0]).stem
             experiment.train(config, arguments.workdir or Path("runs") / f"{name}-{config.scale}")
-    except (SettingsError, DataError, BundleError) as error:
+    except (ConfigError, DataError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except ElsewhereError as error:
+    except OtherProcessError as error:
         print(error, file=sys.stderr)
         return 2
     except Interrupted as interruption:

@@ -21,12 +21,23 @@ from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
-from jaxsep.data.audio import DataError, display
+from jaxsep.console import say
 from jaxsep.data.fetch import PAUSE_SECONDS, FetchError
-from jaxsep.data.open_sets import DOWNLOADS, ROOTS, SOURCES, Source, byte_steps, check_speakers, clear, is_done, obtain
+from jaxsep.data.open_sets import (
+    DOWNLOADS,
+    ROOTS,
+    SOURCES,
+    Source,
+    byte_steps,
+    check_speakers,
+    clear,
+    is_done,
+    obtain,
+)
 from jaxsep.data.packs.corpus import prepare
-from jaxsep.data.packs.format import HEADER, atomic_file, default_cache, say
-from jaxsep.data.packs.schema import read_json
+from jaxsep.data.packs.format import HEADER
+from jaxsep.errors import DataError
+from jaxsep.files import atomic_file, default_cache, display, read_json
 from jaxsep.prepare import describe
 
 RATE = 8000
@@ -36,7 +47,10 @@ LOCK, PACKS = "lock", "packs.json"
 
 
 def main(
-    argv: Sequence[str] | None = None, *, sources: Sequence[Source] = SOURCES, pause: float = PAUSE_SECONDS
+    argv: Sequence[str] | None = None,
+    *,
+    sources: Sequence[Source] = SOURCES,
+    pause: float = PAUSE_SECONDS,
 ) -> int:
     """Runs the command; returns the exit status, with one line on standard error where it is not 0.
 
@@ -46,7 +60,9 @@ def main(
         pause: seconds before a failed transfer is first tried again.
     """
     parser = argparse.ArgumentParser(
-        prog="bash launch/open_data.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bash launch/open_data.sh",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dir", metavar="DIR", help="folder for the data; made if missing")
     folder = parser.parse_args(argv).dir
@@ -63,7 +79,9 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {display(error.filename or root)}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"error: {display(error.filename or root)}: {error.strerror or error}", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print("SIGINT: stopped; the same command goes on from here", file=sys.stderr)
@@ -84,7 +102,9 @@ def _run(root: Path, cache: Path, sources: Sequence[Source], pause: float) -> No
     clear(root, sources)
     todo = [source for source in sources if not is_done(root, source)]
     changed = {source.corpus for source in todo}
-    corpora = [corpus for corpus in ROOTS if corpus in changed or not _is_packed(root, cache, corpus)]
+    corpora = [
+        corpus for corpus in ROOTS if corpus in changed or not _is_packed(root, cache, corpus)
+    ]
     if corpora:
         _check_space(root, cache, todo, [source for source in sources if source.corpus in corpora])
     for source in todo:
@@ -96,7 +116,9 @@ def _run(root: Path, cache: Path, sources: Sequence[Source], pause: float) -> No
         print(describe(packed), flush=True)
     if not corpora:
         say(f"{display(root)}: complete and packed already; nothing to do")
-    speech, environment = (shlex.quote(str(root / ROOTS[corpus])) for corpus in ("speech", "environment"))
+    speech, environment = (
+        shlex.quote(str(root / ROOTS[corpus])) for corpus in ("speech", "environment")
+    )
     print(
         "Train on it with\n    bash launch/run.sh --config configs/class_bias.py:open "
         f"--config.data.speech_root={speech} --config.data.environment_root={environment}"
@@ -111,30 +133,43 @@ def _claimed(root: Path) -> Iterator[None]:
         lock = open(root / DOWNLOADS / LOCK, "w")  # noqa: SIM115  closed below
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"DIR: {display(root)} is no folder that can be made and written ({reason})") from error
+        raise DataError(
+            f"DIR: {display(root)} is no folder that can be made and written ({reason})"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(f"DIR: another run is at work in {display(root)}; one at a time") from error
+            raise DataError(
+                f"DIR: another run is at work in {display(root)}; one at a time"
+            ) from error
         yield
 
 
-def _check_space(root: Path, cache: Path, todo: Sequence[Source], to_pack: Sequence[Source]) -> None:
+def _check_space(
+    root: Path, cache: Path, todo: Sequence[Source], to_pack: Sequence[Source]
+) -> None:
     """Says what space is needed and free; DataError where it does not fit."""
     missing = sum(byte_steps(root, source)[0] for source in todo)
     steps = [step for source in todo for step in byte_steps(root, source)]
     packs = sum(source.seconds for source in to_pack) * RATE * BYTES_PER_SAMPLE
     if _existing(root).stat().st_dev == _existing(cache).stat().st_dev:
-        needs = [(f"{display(root)} and {display(cache)} (packed)", root, peak_bytes([*steps, packs]))]
+        needs = [
+            (f"{display(root)} and {display(cache)} (packed)", root, peak_bytes([*steps, packs]))
+        ]
     else:
-        needs = [(display(root), root, peak_bytes(steps)), (f"{display(cache)} (packed)", cache, packs)]
+        needs = [
+            (display(root), root, peak_bytes(steps)),
+            (f"{display(cache)} (packed)", cache, packs),
+        ]
     say(f"to fetch: {_gigabytes(missing)}")
     for shown, place, need in needs:
         free = shutil.disk_usage(_existing(place)).free
         line = f"{shown}: {_gigabytes(need)} needed, {_gigabytes(free, math.floor)} free"
         if need > free:
-            raise DataError(f"{line}; make room, name another DIR, or another JAXSEP_CACHE for what is packed")
+            raise DataError(
+                f"{line}; make room, name another DIR, or another JAXSEP_CACHE for what is packed"
+            )
         say(line)
 
 
@@ -153,7 +188,11 @@ def _packs(root: Path) -> dict[str, str]:
         names = read_json(root / DOWNLOADS / PACKS)
     except (OSError, ValueError):
         return {}
-    return {corpus: name for corpus, name in names.items() if isinstance(name, str)} if isinstance(names, dict) else {}
+    return (
+        {corpus: name for corpus, name in names.items() if isinstance(name, str)}
+        if isinstance(names, dict)
+        else {}
+    )
 
 
 def _is_packed(root: Path, cache: Path, corpus: str) -> bool:

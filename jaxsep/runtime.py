@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
-from jaxsep.config.load import SettingsError
-from jaxsep.data.packs.format import default_cache
+from jaxsep.errors import ConfigError
+from jaxsep.files import default_cache
 
 
 def configure() -> None:
@@ -35,7 +35,9 @@ def configure() -> None:
     wanted = {"xla_cpu_prefer_vector_width": "512", "xla_gpu_deterministic_ops": "true"}
     added = [f"--{name}={value}" for name, value in wanted.items() if name not in flags]
     os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *added])
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # other threads' memory cannot be kept (glibc's arenas)
+    jax.config.update(
+        "jax_cpu_enable_async_dispatch", False
+    )  # other threads' memory cannot be kept (glibc's arenas)
     chosen = any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ)
     if platform.libc_ver()[0] == "glibc" and not chosen:
         _keep_freed_memory()
@@ -50,22 +52,26 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
       process: which this is, from 0.
 
     Raises:
-      SettingsError: only some are given, or they do not fit.
+      ConfigError: only some are given, or they do not fit.
     """
     if (coordinator, processes, process) == (None, None, None):
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
             _initialize()
         return
     if coordinator is None or processes is None or process is None or ":" not in coordinator:
-        raise SettingsError("--coordinator HOST:PORT, --processes N and --process I go together")
+        raise ConfigError("--coordinator HOST:PORT, --processes N and --process I go together")
     if not 0 <= process < processes:
-        raise SettingsError(f"--process is {process}, it must be from 0 to {processes - 1}, below --processes")
+        raise ConfigError(
+            f"--process is {process}, it must be from 0 to {processes - 1}, below --processes"
+        )
     _initialize(coordinator, processes, process)
 
 
 def _initialize(*where: Any) -> None:
     # The first process may decode recordings for an hour while the others wait; one that died is found by its heartbeat.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_timeout_seconds=86400".strip()
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_timeout_seconds=86400".strip()
+    )
     jax.distributed.initialize(*where)
 
 
@@ -86,5 +92,7 @@ def compilation_cache() -> Path:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    kind = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    kind = next(
+        (line for line in lines if line.startswith(("flags", "Features"))), platform.processor()
+    )
     return default_cache() / "compiled" / hashlib.sha256(kind.encode()).hexdigest()[:16]

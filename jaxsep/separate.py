@@ -25,14 +25,30 @@ import jax
 from tqdm import tqdm
 
 from jaxsep import runtime
-from jaxsep.data.audio import DataError, audio_info, display
+from jaxsep.data.audio import audio_info
+from jaxsep.errors import DataError, ModelError
+from jaxsep.files import display
 from jaxsep.inference.audio_files import Options, separate_file
-from jaxsep.inference.bundle import BundleError, export_bundle, import_published
+from jaxsep.inference.bundle import export_bundle, import_published
 from jaxsep.inference.chunks import CHUNK_SECONDS, OVERLAP_SECONDS
 from jaxsep.inference.separator import Separator, load
 
 # What libsndfile reads and a folder of recordings may hold.
-SUFFIXES = {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".wav"}
+SUFFIXES = {
+    ".aif",
+    ".aifc",
+    ".aiff",
+    ".au",
+    ".caf",
+    ".flac",
+    ".mp3",
+    ".oga",
+    ".ogg",
+    ".opus",
+    ".rf64",
+    ".snd",
+    ".wav",
+}
 SUFFIXES |= {".sph", ".w64", ".wave"}
 PROGRESS_AFTER = 5.0  # seconds
 
@@ -51,11 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return _dispatch(arguments)
-    except (CommandError, BundleError, DataError) as error:
+    except (CommandError, ModelError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: finished recordings are kept, of the one at hand nothing", file=sys.stderr)
+        print(
+            "interrupted: finished recordings are kept, of the one at hand nothing", file=sys.stderr
+        )
         return 130
 
 
@@ -71,30 +89,72 @@ def _parser() -> argparse.ArgumentParser:
     add("inputs", nargs="*", metavar="INPUT")
     add("-o", "--output", type=Path, metavar="DIR", required=True, help="folder of the results")
     add("--model", type=Path, metavar="DIR", help="a run's folder or a model bundle")
-    add("--chunk", type=float, default=CHUNK_SECONDS, help="seconds taken at a time (default: %(default)g); inf: all")
-    add("--overlap", type=float, default=OVERLAP_SECONDS, help="seconds shared by two chunks (default: %(default)g)")
-    add("--channels", choices=("mix", "each"), default="mix", help="average several channels, or separate each")
+    add(
+        "--chunk",
+        type=float,
+        default=CHUNK_SECONDS,
+        help="seconds taken at a time (default: %(default)g); inf: all",
+    )
+    add(
+        "--overlap",
+        type=float,
+        default=OVERLAP_SECONDS,
+        help="seconds shared by two chunks (default: %(default)g)",
+    )
+    add(
+        "--channels",
+        choices=("mix", "each"),
+        default="mix",
+        help="average several channels, or separate each",
+    )
     add(
         "--format",
         choices=("wav", "flac"),
         default="wav",
         help="32-bit float WAV, or 16-bit FLAC (default: %(default)s)",
     )
-    add("--consistent", action="store_true", help="sources that add up to the recording; keeps silent ones")
-    add("--keep-silent", action="store_true", help="also write sources that are nearly silent throughout")
+    add(
+        "--consistent",
+        action="store_true",
+        help="sources that add up to the recording; keeps silent ones",
+    )
+    add(
+        "--keep-silent",
+        action="store_true",
+        help="also write sources that are nearly silent throughout",
+    )
     add("--force", action="store_true", help="replace results of an earlier time")
     add("--json", action="store_true", help="one JSON object for each recording on standard output")
-    add("--trust", default="", metavar="MODULE:CLASS", help="a network outside jaxsep that the model may name and run")
+    add(
+        "--trust",
+        default="",
+        metavar="MODULE:CLASS",
+        help="a network outside jaxsep that the model may name and run",
+    )
     add("--export", type=Path, metavar="RUN", help="copy the model of a run's folder to -o DIR")
-    add("--import", type=Path, metavar="FILE.pt", dest="published", help="make a model of a published one in -o DIR")
-    add("--sample-rate", type=int, default=8000, metavar="HZ", help="with --import: the rate it was trained at (8000)")
+    add(
+        "--import",
+        type=Path,
+        metavar="FILE.pt",
+        dest="published",
+        help="make a model of a published one in -o DIR",
+    )
+    add(
+        "--sample-rate",
+        type=int,
+        default=8000,
+        metavar="HZ",
+        help="with --import: the rate it was trained at (8000)",
+    )
     return parser
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
     modes = [bool(arguments.inputs), arguments.export is not None, arguments.published is not None]
     if sum(modes) != 1:
-        raise CommandError("one of INPUT, --export RUN and --import FILE.pt must be given; --help explains the command")
+        raise CommandError(
+            "one of INPUT, --export RUN and --import FILE.pt must be given; --help explains the command"
+        )
     output: Path = arguments.output
     if not arguments.inputs:
         _check_model_folder(output, arguments.force)
@@ -108,13 +168,19 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         raise CommandError("--model DIR is missing: a run's folder or a model bundle")
     recordings = find_recordings(arguments.inputs, output)
     try:
-        separator = load(arguments.model, chunk=arguments.chunk, overlap=arguments.overlap, trust=arguments.trust)
-    except BundleError:
+        separator = load(
+            arguments.model, chunk=arguments.chunk, overlap=arguments.overlap, trust=arguments.trust
+        )
+    except ModelError:
         raise
     except ValueError as error:
         raise CommandError(f"--{error}") from error
     options = Options(
-        arguments.channels, arguments.format, arguments.consistent, arguments.keep_silent, arguments.force
+        arguments.channels,
+        arguments.format,
+        arguments.consistent,
+        arguments.keep_silent,
+        arguments.force,
     )
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -129,7 +195,9 @@ def _check_model_folder(folder: Path, force: bool) -> None:
         return
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     if held - {"model.json", "params.safetensors"}:
-        raise CommandError(f"-o {display(folder)} holds other things than a model; use another folder")
+        raise CommandError(
+            f"-o {display(folder)} holds other things than a model; use another folder"
+        )
     if held and not force:
         raise CommandError(f"-o {display(folder)} holds a model; --force replaces it")
 
@@ -145,7 +213,9 @@ def find_recordings(inputs: Sequence[str], output: Path) -> dict[Path, Path]:
     for text in inputs:
         for path, name in _expand(text, output):
             if ".." in name.parts or not name.parts:
-                raise CommandError(f"{display(path)}: its results would not lie below {display(output)}; rename it")
+                raise CommandError(
+                    f"{display(path)}: its results would not lie below {display(output)}; rename it"
+                )
             if names.setdefault(path.resolve(), name) != name:
                 continue
             other = found.setdefault(name, path)
@@ -162,19 +232,27 @@ def _expand(text: str, output: Path) -> Iterator[tuple[Path, Path]]:
     path = Path(text)
     if path.is_dir():
         if path.resolve() == output.resolve():
-            raise CommandError(f"-o {display(output)} is an INPUT too: the results would be taken for recordings")
+            raise CommandError(
+                f"-o {display(output)} is an INPUT too: the results would be taken for recordings"
+            )
         empty = True
         for folder, folders, files in os.walk(path):
             # Results of an earlier time are no recordings, and what begins with a dot is not the user's.
-            folders[:] = sorted(f for f in folders if f[0] != "." and Path(folder, f).resolve() != output.resolve())
+            folders[:] = sorted(
+                f for f in folders if f[0] != "." and Path(folder, f).resolve() != output.resolve()
+            )
             for file in sorted(files):
                 if file[0] != "." and Path(file).suffix.lower() in SUFFIXES:
                     empty = False
                     yield Path(folder, file), Path(folder, file).relative_to(path).with_suffix("")
         if empty:
-            raise CommandError(f"{display(path)}: no recording in this folder ({' '.join(sorted(SUFFIXES))})")
+            raise CommandError(
+                f"{display(path)}: no recording in this folder ({' '.join(sorted(SUFFIXES))})"
+            )
     elif not path.exists() and glob.has_magic(text):
-        matches = sorted(match for match in glob.glob(text, recursive=True) if os.path.isfile(match))
+        matches = sorted(
+            match for match in glob.glob(text, recursive=True) if os.path.isfile(match)
+        )
         if not matches:
             raise CommandError(f"{display(path)}: no file matches this pattern")
         yield from ((Path(match), Path(Path(match).stem)) for match in matches)
@@ -183,7 +261,12 @@ def _expand(text: str, output: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def separate_all(
-    separator: Separator, recordings: dict[Path, Path], output: Path, options: Options, *, as_json: bool
+    separator: Separator,
+    recordings: dict[Path, Path],
+    output: Path,
+    options: Options,
+    *,
+    as_json: bool,
 ) -> int:
     """Separate recordings one after another, a line for each; the exit status: 1 if any could not be."""
     began, failed, seconds = time.perf_counter(), [], 0.0
@@ -213,7 +296,9 @@ def separate_all(
                 seconds += report["seconds"]
                 say(json.dumps(report) if as_json else describe(report))
             except (DataError, MemoryError, jax.errors.JaxRuntimeError) as error:
-                message = str(error) if isinstance(error, DataError) else f"{display(path)}: {error!r}"
+                message = (
+                    str(error) if isinstance(error, DataError) else f"{display(path)}: {error!r}"
+                )
                 failed.append(display(path))
                 say(message, sys.stderr)
                 if as_json:
@@ -252,5 +337,7 @@ def summary(count: int, failed: list[str], seconds: float, took: float) -> str:
 
 if __name__ == "__main__":
     runtime.configure()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing half-written stays
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that nothing half-written stays
     sys.exit(main())

@@ -24,12 +24,19 @@ SPEECH = {
     "test-clean": ("speech/test", (61,)),
 }
 # fold, target, category, source recording: folds 1 to 4 train, fold 5 is halved by source.
-CLIPS = ((1, 0, "dog", "100032"), (4, 10, "rain", "160999"), (5, 0, "dog", "203128"), (5, 0, "dog", "203129"))
+CLIPS = (
+    (1, 0, "dog", "100032"),
+    (4, 10, "rain", "160999"),
+    (5, 0, "dog", "203128"),
+    (5, 0, "dog", "203129"),
+)
 
 
 def flac(seed: int, seconds: float = 2.0) -> bytes:
     """White noise at 16 kHz, which does not compress: about 30 kB a second."""
-    return _sound(np.random.default_rng(seed).uniform(-1, 1, round(seconds * 16_000)), 16_000, "FLAC")
+    return _sound(
+        np.random.default_rng(seed).uniform(-1, 1, round(seconds * 16_000)), 16_000, "FLAC"
+    )
 
 
 def clip(seed: int, samples: int = 220_500, rate: int = 44_100) -> bytes:
@@ -88,7 +95,10 @@ def archive(members: dict[str, bytes], link: str = "") -> bytes:
 
 def published() -> dict[str, bytes]:
     """All four archives: file name -> bytes."""
-    files = {f"{subset}.tar.gz": tar(speech_members(subset, speakers)) for subset, (_, speakers) in SPEECH.items()}
+    files = {
+        f"{subset}.tar.gz": tar(speech_members(subset, speakers))
+        for subset, (_, speakers) in SPEECH.items()
+    }
     return files | {"ESC-50-master.zip": archive(esc50_members())}
 
 
@@ -138,7 +148,9 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self):
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_):
@@ -186,7 +198,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         chunked = name in server.chunked
-        self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(body) - start))))
+        self.send_header(
+            *(
+                ("Transfer-Encoding", "chunked")
+                if chunked
+                else ("Content-Length", str(len(body) - start))
+            )
+        )
         self.end_headers()
         sent = body[start:] if kind == "shift" else body[start:][:limit]
         self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) if chunked else sent)

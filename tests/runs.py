@@ -46,9 +46,13 @@ FIELDS = {
 def network(family: str, **changes):
     """(module, random parameters) of a small network; nothing is compiled."""
     module = models.create(family, **FIELDS | changes)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))[
+        "params"
+    ]
     rng = np.random.default_rng(0)
-    return module, jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    return module, jax.tree.map(
+        lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes
+    )
 
 
 def arguments(workdir: Path, config: str = "class_bias.py", **fields) -> list[str]:
@@ -70,7 +74,9 @@ def summary(workdir: Path) -> dict:
 
 def assert_same(state, other):
     """Equal bit for bit, leaf by leaf."""
-    for (path, leaf), twin in zip(jax.tree.leaves_with_path(state), jax.tree.leaves(other), strict=True):
+    for (path, leaf), twin in zip(
+        jax.tree.leaves_with_path(state), jax.tree.leaves(other), strict=True
+    ):
         np.testing.assert_array_equal(leaf, twin, err_msg=jax.tree_util.keystr(path))
 
 

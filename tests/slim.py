@@ -20,7 +20,9 @@ MIXTURES = 60
 def recipe(slots, *, mixtures=MIXTURES, eval_seed=1):
     """The columns of test.csv that all runs on one test set share."""
     rng = np.random.default_rng(eval_seed)
-    class_ids = np.stack([rng.permutation(np.resize(BY_SLOT[slot], mixtures)) for slot in slots], axis=1)
+    class_ids = np.stack(
+        [rng.permutation(np.resize(BY_SLOT[slot], mixtures)) for slot in slots], axis=1
+    )
     snr = rng.uniform(-30, 30, mixtures)
     return {
         "index": np.repeat(np.arange(mixtures), 2),
@@ -31,17 +33,34 @@ def recipe(slots, *, mixtures=MIXTURES, eval_seed=1):
     }
 
 
-def slim_run(folder, *overrides, config="class_bias.py", seed=0, shift=0.0, eval_seed=1, kind="recordings", val=None):
+def slim_run(
+    folder,
+    *overrides,
+    config="class_bias.py",
+    seed=0,
+    shift=0.0,
+    eval_seed=1,
+    kind="recordings",
+    val=None,
+):
     """Write a finished run: config.json, summary.json, metrics.jsonl, evaluation/test.csv. Returns its scores [rows] dB.
 
     The scores are those of the seed, plus shift. overrides: 'section.field=value'. val: mean validation score by epoch.
     """
-    given = [f"--config.{override}" for override in (f"seed={seed}", f"data.eval_seed={eval_seed}", *overrides)]
-    settled = settings.load(f"{ROOT}/configs/{config}:demo", ["--config.train.num_epochs=4", *given])
+    given = [
+        f"--config.{override}"
+        for override in (f"seed={seed}", f"data.eval_seed={eval_seed}", *overrides)
+    ]
+    settled = settings.load(
+        f"{ROOT}/configs/{config}:demo", ["--config.train.num_epochs=4", *given]
+    )
     rows = recipe(settled.data.slots, eval_seed=eval_seed)
     scores = np.random.default_rng([seed, 3]).normal(5.0, 4.0, rows["index"].size).round(4) + shift
     rows |= {"si_sdri": scores, "si_sdr": scores + 1.0}
-    tests = [summarise_rows({**rows, "si_sdri": scores + change}, NAMES, CORPORA) for change in (-0.5, 0.5)]
+    tests = [
+        summarise_rows({**rows, "si_sdri": scores + change}, NAMES, CORPORA)
+        for change in (-0.5, 0.5)
+    ]
     summary = {
         "jaxsep": "0.1.0",
         "num_epochs": 4,
@@ -51,10 +70,17 @@ def slim_run(folder, *overrides, config="class_bias.py", seed=0, shift=0.0, eval
         "test_last": {"si_sdri": tests[1]},
         "test_last_epochs": {"si_sdri": average(tests)},
     }
-    records = [{"kind": "train", "step": step, "epoch": (step - 1) // 60, "ess": 16.0} for step in range(20, 241, 20)]
+    records = [
+        {"kind": "train", "step": step, "epoch": (step - 1) // 60, "ess": 16.0}
+        for step in range(20, 241, 20)
+    ]
     val = [1.0, 2.0, 3.0, 4.0] if val is None else val
-    records += [{"kind": "val", "step": 60 * (e + 1), "epoch": e, "combined": v} for e, v in enumerate(val)]
-    records += [{"kind": "test", "step": 60 * (e + 1), "epoch": e, **headline(tests[e - 2])} for e in (2, 3)]
+    records += [
+        {"kind": "val", "step": 60 * (e + 1), "epoch": e, "combined": v} for e, v in enumerate(val)
+    ]
+    records += [
+        {"kind": "test", "step": 60 * (e + 1), "epoch": e, **headline(tests[e - 2])} for e in (2, 3)
+    ]
     (folder / "evaluation").mkdir(parents=True)
     (folder / "config.json").write_text(settings.to_json(settled))
     (folder / "summary.json").write_text(json.dumps(summary))

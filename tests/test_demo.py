@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxsep.data.audio import DataError
 from jaxsep.data.mixtures.dynamic import draw, make_pool, render
 from jaxsep.data.packs.corpus import class_table, prepare
 from jaxsep.data.synthetic import ENVIRONMENTS, make_demo, speech
+from jaxsep.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +22,17 @@ def demo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def corpora(demo, tmp_path_factory):
     cache = tmp_path_factory.mktemp("packed")
-    return {name: prepare(demo / name, name, 8000, cache, progress=False) for name in ("speech", "environment")}
+    return {
+        name: prepare(demo / name, name, 8000, cache, progress=False)
+        for name in ("speech", "environment")
+    }
 
 
 def sounds(folder: Path) -> dict[str, np.ndarray]:
-    return {str(path.relative_to(folder)): soundfile.read(path)[0] for path in sorted(folder.rglob("*.wav"))}
+    return {
+        str(path.relative_to(folder)): soundfile.read(path)[0]
+        for path in sorted(folder.rglob("*.wav"))
+    }
 
 
 def test_it_is_labelled_synthetic_and_covers_every_split(corpora):
@@ -42,7 +48,9 @@ def test_it_is_labelled_synthetic_and_covers_every_split(corpora):
     assert environment.class_names == tuple(sorted(ENVIRONMENTS))
     assert len(ENVIRONMENTS) >= 8
     for split in range(3):
-        assert set(environment.classes[environment.splits == split]) == set(range(len(ENVIRONMENTS)))
+        assert set(environment.classes[environment.splits == split]) == set(
+            range(len(ENVIRONMENTS))
+        )
 
 
 def test_every_sound_is_heard_and_none_is_clipped(demo):
@@ -79,13 +87,25 @@ def test_the_same_seed_gives_the_same_sounds(demo, tmp_path):
     first, again = sounds(demo), sounds(tmp_path / "again")
     assert first.keys() == again.keys()
     assert all(np.array_equal(first[name], again[name]) for name in first)
-    assert len({samples.tobytes() for samples in first.values()}) == len(first), "no two recordings are the same"
+    assert len({samples.tobytes() for samples in first.values()}) == len(first), (
+        "no two recordings are the same"
+    )
 
 
 def spectrum(samples: np.ndarray) -> np.ndarray:
     """Features of a recording: level of 24 bands over the whole, and how much each varies in time (dB)."""
-    power = np.abs(np.fft.rfft(samples[: samples.size // 256 * 256].reshape(-1, 256) * np.hanning(256), axis=1)) ** 2
-    bands = np.log10(1e-5 + np.stack([band.sum(axis=1) for band in np.array_split(power[:, 1:], 24, axis=1)], axis=1))
+    power = (
+        np.abs(
+            np.fft.rfft(
+                samples[: samples.size // 256 * 256].reshape(-1, 256) * np.hanning(256), axis=1
+            )
+        )
+        ** 2
+    )
+    bands = np.log10(
+        1e-5
+        + np.stack([band.sum(axis=1) for band in np.array_split(power[:, 1:], 24, axis=1)], axis=1)
+    )
     return np.concatenate([bands.mean(axis=0), bands.std(axis=0)])
 
 
@@ -108,7 +128,9 @@ def test_classes_are_told_apart_by_their_spectra(demo):
 
 @pytest.mark.parametrize("pitch", [100.0, 220.0])
 def test_a_voice_has_its_pitch(pitch):
-    samples = speech(np.random.default_rng(0), 8000, pitch=pitch, tract=1.0, tempo=3.5).astype(float)
+    samples = speech(np.random.default_rng(0), 8000, pitch=pitch, tract=1.0, tempo=3.5).astype(
+        float
+    )
     found = []
     for frame in samples[: samples.size // 800 * 800].reshape(-1, 800):
         spectrum = np.fft.rfft(frame - frame.mean(), 2048)
@@ -124,7 +146,9 @@ def test_it_mixes(corpora):
     table = class_table(list(corpora.values()))
     for slots in (("speech", "environment"), ("speech", "speech"), ("environment", "environment")):
         for split in ("train", "val", "test"):
-            pool = make_pool(corpora, table, split=split, slots=slots, segment_seconds=1.0, max_snr_db=10.0)
+            pool = make_pool(
+                corpora, table, split=split, slots=slots, segment_seconds=1.0, max_snr_db=10.0
+            )
             batch = render(pool, draw(pool, 0, 0, np.arange(40)))
             assert batch["active"].all()
             assert np.isfinite(batch["mixture"]).all()

@@ -82,5 +82,7 @@ def test_another_range_than_asked_for_is_not_taken(server, tmp_path):
 
 
 def test_a_folder_that_is_not_there(server, tmp_path):
-    with pytest.raises(FetchError, match=r"nowhere/target.part: cannot be written \(No such file or directory\)"):
+    with pytest.raises(
+        FetchError, match=r"nowhere/target.part: cannot be written \(No such file or directory\)"
+    ):
         get(server, tmp_path / "nowhere" / "target")

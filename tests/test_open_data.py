@@ -117,12 +117,16 @@ def test_fetched_laid_out_packed_and_then_left_alone(server, tmp_path, files, ca
     # As GitHub does: redirected to a server that gives no length and knows no ranges.
     server.redirects["archive/master.zip"] = ESC
     server.chunked.add(ESC)
-    table = changed(archives.sources(files, server.url), ESC, url=f"{server.url}/archive/master.zip")
+    table = changed(
+        archives.sources(files, server.url), ESC, url=f"{server.url}/archive/master.zip"
+    )
     root = tmp_path / "open data"
     assert call(server, root, table) == 0
     first = capsys.readouterr()
     assert_complete(root, tmp_path / "cache", files)
-    assert re.search(r"open data and .*cache \(packed\): 0\.1 GB needed, [\d,.]+ GB free", first.err)
+    assert re.search(
+        r"open data and .*cache \(packed\): 0\.1 GB needed, [\d,.]+ GB free", first.err
+    )
     assert ["train", "4", "2", "0.002"] in [line.split() for line in first.out.splitlines()]
     command = first.out.splitlines()[-1].strip()
     assert command == (
@@ -138,7 +142,9 @@ def test_fetched_laid_out_packed_and_then_left_alone(server, tmp_path, files, ca
     assert not server.requests
     assert second.err.splitlines() == [f"{root}: complete and packed already; nothing to do"]
     assert second.out.splitlines()[-1].strip() == command
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"} == times
+    assert {
+        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"
+    } == times
 
     shutil.rmtree(tmp_path / "cache")
     assert call(server, root, table) == 0
@@ -147,7 +153,9 @@ def test_fetched_laid_out_packed_and_then_left_alone(server, tmp_path, files, ca
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_server_that_always_cuts_is_given_up_and_what_came_is_kept(server, tmp_path, files, capsys, ranges):
+def test_a_server_that_always_cuts_is_given_up_and_what_came_is_kept(
+    server, tmp_path, files, capsys, ranges
+):
     server.ranges, server.faults = ranges, {TRAIN: [("cut", 1000)] * 50}
     assert call(server, tmp_path / "open") == 1
     said = capsys.readouterr().err
@@ -155,7 +163,8 @@ def test_a_server_that_always_cuts_is_given_up_and_what_came_is_kept(server, tmp
     assert len(errors(said)) == 1
     arrived = 1000 * (ATTEMPTS if ranges else 1)
     assert (
-        f"/{TRAIN}: cut after {arrived:,} of {len(files[TRAIN]):,} bytes, {ATTEMPTS} times in a row" in errors(said)[0]
+        f"/{TRAIN}: cut after {arrived:,} of {len(files[TRAIN]):,} bytes, {ATTEMPTS} times in a row"
+        in errors(said)[0]
     )
     assert listing(tmp_path / "open") == ["downloads/lock", f"downloads/{TRAIN}.part"]
     server.faults, server.ranges = {}, True
@@ -168,14 +177,17 @@ def test_a_server_that_always_cuts_is_given_up_and_what_came_is_kept(server, tmp
 def test_no_server_and_no_such_file(server, tmp_path, capsys):
     table = archives.sources(server.files, server.url)
     assert call(server, tmp_path / "a", changed(table, TRAIN, url=f"{server.url}/gone.tar.gz")) == 1
-    assert f"{server.url}/gone.tar.gz: the server answers 404 (Not Found)" in errors(capsys.readouterr().err)[0]
+    assert (
+        f"{server.url}/gone.tar.gz: the server answers 404 (Not Found)"
+        in errors(capsys.readouterr().err)[0]
+    )
     assert len(server.requests) == 1, "404 does not pass"
     server.shutdown()
     server.server_close()
     assert call(server, tmp_path / "b") == 1
-    assert f"Connection refused), {ATTEMPTS} times in a row; 0 of" in errors(capsys.readouterr().err)[0].replace(
-        "]", ""
-    )
+    assert f"Connection refused), {ATTEMPTS} times in a row; 0 of" in errors(
+        capsys.readouterr().err
+    )[0].replace("]", "")
 
 
 def test_a_file_of_another_size_is_not_begun(server, tmp_path, files, capsys):
@@ -274,13 +286,21 @@ def test_a_disk_that_takes_no_more(server, tmp_path, files, limit, left):
 def test_a_disk_that_is_full(server, tmp_path):
     """A file system of 300 kB, mounted in a name space of its own."""
     namespace = ("unshare", "--map-root-user", "--mount")
-    if shutil.which("unshare") is None or subprocess.run([*namespace, "true"], capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*namespace, "true"], capture_output=True).returncode
+    ):
         pytest.skip("unshare gives no name space to mount in")
     root = tmp_path / "open"
     root.mkdir()
     script = f'mount -t tmpfs -o size=300k tmpfs "{root}" && "$@"; status=$?; find "{root}" -type f; exit $status'
-    table = [dataclasses.replace(row, unpacked_bytes=0) for row in archives.sources(server.files, server.url)]
-    table = changed(table[1:2] + table[:1], TRAIN, md5=None, archive_bytes=1000)  # 130 kB, then more than is left
+    table = [
+        dataclasses.replace(row, unpacked_bytes=0)
+        for row in archives.sources(server.files, server.url)
+    ]
+    table = changed(
+        table[1:2] + table[:1], TRAIN, md5=None, archive_bytes=1000
+    )  # 130 kB, then more than is left
     process = start(server, root, table, prefix=(*namespace, "sh", "-c", script, "sh"))
     status, out, err = finish(process)
     assert status == 1, err
@@ -296,7 +316,9 @@ def test_too_little_space_is_said_before_anything_is_fetched(server, tmp_path, c
     assert call(server, tmp_path / "open", table) == 2
     said = capsys.readouterr().err
     assert re.search(
-        r"^error: .*open and .*: 1,000,000,000\.\d GB needed, [\d,.]+ GB free; make room", said, re.MULTILINE
+        r"^error: .*open and .*: 1,000,000,000\.\d GB needed, [\d,.]+ GB free; make room",
+        said,
+        re.MULTILINE,
     )
     assert not server.requests
     assert listing(tmp_path / "open") == ["downloads/lock"]
@@ -330,7 +352,9 @@ def link(name, kind=tarfile.SYMTYPE):
 )
 def test_nothing_of_a_tar_leaves_its_folder(server, tmp_path, capsys, name, reason):
     members = archives.speech_members("train-clean-100", (19, 26))
-    server.files[TRAIN] = archives.tar(members | {name: link(name) if "link" in reason else b"evil"})
+    server.files[TRAIN] = archives.tar(
+        members | {name: link(name) if "link" in reason else b"evil"}
+    )
     assert call(server, tmp_path / "open") == 1
     line = errors(capsys.readouterr().err)[0]
     assert f"holds {name!r}" in line
@@ -342,7 +366,10 @@ def test_nothing_of_a_tar_leaves_its_folder(server, tmp_path, capsys, name, reas
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("ESC-50-master/../../../../evil", "names must be relative"), ("ESC-50-master/evil", "a link")],
+    [
+        ("ESC-50-master/../../../../evil", "names must be relative"),
+        ("ESC-50-master/evil", "a link"),
+    ],
 )
 def test_nothing_of_a_zip_leaves_its_folder(server, tmp_path, files, capsys, name, reason):
     server.files[ESC] = archives.archive(
@@ -371,7 +398,10 @@ CLIP = "ESC-50-master/audio/1-100032-A-0.wav"
             {CLIP: archives.clip(0, samples=220_499)},
             "audio/1-100032-A-0.wav has 220,499 samples at 44,100 Hz; must have",
         ),
-        ({CLIP: archives.clip(0, rate=48_000)}, "has 220,500 samples at 48,000 Hz; must have 220,500 at 44,100 Hz"),
+        (
+            {CLIP: archives.clip(0, rate=48_000)},
+            "has 220,500 samples at 48,000 Hz; must have 220,500 at 44,100 Hz",
+        ),
         ({CLIP: b"no sound"}, "audio/1-100032-A-0.wav is cannot be read as sound"),
         ({"ESC-50-master/meta/esc50.csv": None}, "has no known layout"),
         (
@@ -385,7 +415,11 @@ CLIP = "ESC-50-master/audio/1-100032-A-0.wav"
     ],
 )
 def test_esc50_is_checked_clip_by_clip(server, tmp_path, files, capsys, fault, line):
-    members = {name: contents for name, contents in (archives.esc50_members() | fault).items() if contents is not None}
+    members = {
+        name: contents
+        for name, contents in (archives.esc50_members() | fault).items()
+        if contents is not None
+    }
     server.files[ESC] = archives.archive(members)
     assert call(server, tmp_path / "open") == 1
     said = errors(capsys.readouterr().err)
@@ -402,7 +436,9 @@ def test_esc50_is_checked_clip_by_clip(server, tmp_path, files, capsys, fault, l
 def test_a_damaged_zip_is_found_without_a_checksum(server, tmp_path, files, capsys, damage):
     whole = files[ESC]
     middle = len(whole) // 2
-    server.files[ESC] = whole[:middle] if damage == "cut" else whole[:middle] + b"damage" + whole[middle + 6 :]
+    server.files[ESC] = (
+        whole[:middle] if damage == "cut" else whole[:middle] + b"damage" + whole[middle + 6 :]
+    )
     assert call(server, tmp_path / "open") == 1
     assert f"{ESC}: is no sound archive (" in errors(capsys.readouterr().err)[0]
     assert not (tmp_path / "open/downloads" / ESC).exists()
@@ -411,14 +447,20 @@ def test_a_damaged_zip_is_found_without_a_checksum(server, tmp_path, files, caps
 def test_an_utterance_less_is_found(server, tmp_path, capsys):
     table = changed(archives.sources(server.files, server.url), TRAIN, recordings=5)
     assert call(server, tmp_path / "open", table) == 1
-    assert "holds 4 recordings in LibriSpeech/train-clean-100; must hold 5" in errors(capsys.readouterr().err)[0]
+    assert (
+        "holds 4 recordings in LibriSpeech/train-clean-100; must hold 5"
+        in errors(capsys.readouterr().err)[0]
+    )
 
 
 def test_no_speaker_in_two_splits(server, tmp_path, capsys):
     server.files["dev-clean.tar.gz"] = archives.tar(archives.speech_members("dev-clean", (26,)))
     for _ in range(2):
         assert call(server, tmp_path / "open") == 1
-        assert "speaker 26 is in speech/train and speech/val; must be in one" in errors(capsys.readouterr().err)[0]
+        assert (
+            "speaker 26 is in speech/train and speech/val; must be in one"
+            in errors(capsys.readouterr().err)[0]
+        )
     assert not (tmp_path / "cache").exists(), "nothing is packed"
 
 
@@ -427,7 +469,10 @@ def test_what_is_in_the_way_is_left_alone(server, tmp_path, capsys):
     own.parent.mkdir(parents=True)
     own.write_bytes(b"mine")
     assert call(server, tmp_path / "open") == 2
-    assert "open/speech/train: is something else than train-clean-100.tar.gz" in errors(capsys.readouterr().err)[0]
+    assert (
+        "open/speech/train: is something else than train-clean-100.tar.gz"
+        in errors(capsys.readouterr().err)[0]
+    )
     assert not server.requests
     assert own.read_bytes() == b"mine"
 
@@ -488,7 +533,9 @@ def test_the_script_passes_arguments_and_status_on(tmp_path):
 
 def test_readme_gives_the_sizes_of_the_table():
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    peak = open_data.peak_bytes([step for source in SOURCES for step in byte_steps(Path("nowhere"), source)])
+    peak = open_data.peak_bytes(
+        [step for source in SOURCES for step in byte_steps(Path("nowhere"), source)]
+    )
     sizes = {
         "fetched": sum(source.archive_bytes for source in SOURCES),
         "peak": peak,

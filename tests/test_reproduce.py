@@ -15,12 +15,29 @@ SCRIPT = ["bash", str(ROOT / "launch" / "reproduce.sh")]
 
 def test_a_killed_sweep_goes_on_and_ends_with_a_report(tmp_path):
     if not (ROOT / ".venv").exists():
-        pytest.skip("no .venv: launch/reproduce.sh would install one, which is for launch/test.sh to do")
-    fields = [f"--config.{name}={value}" for name, value in (runs.SMALL | {"train.num_epochs": 1}).items()]
-    command = [*SCRIPT, "--only", "curriculum", "--seeds", "1", "--workdir", str(tmp_path / "sweep"), *fields]
-    first, second = (tmp_path / "sweep" / f"curriculum-{name}-seed0" for name in ("uniform", "easy-first"))
+        pytest.skip(
+            "no .venv: launch/reproduce.sh would install one, which is for launch/test.sh to do"
+        )
+    fields = [
+        f"--config.{name}={value}" for name, value in (runs.SMALL | {"train.num_epochs": 1}).items()
+    ]
+    command = [
+        *SCRIPT,
+        "--only",
+        "curriculum",
+        "--seeds",
+        "1",
+        "--workdir",
+        str(tmp_path / "sweep"),
+        *fields,
+    ]
+    first, second = (
+        tmp_path / "sweep" / f"curriculum-{name}-seed0" for name in ("uniform", "easy-first")
+    )
 
-    sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    sweep = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
     wait_for(second / "config.json", sweep)
     os.killpg(sweep.pid, signal.SIGKILL)
     sweep.communicate()
@@ -37,7 +54,9 @@ def test_a_killed_sweep_goes_on_and_ends_with_a_report(tmp_path):
     assert "curriculum" in report
     assert "uniform" in report
 
-    other = subprocess.run([*command, "--config.train.learning_rate=0.1"], capture_output=True, text=True)
+    other = subprocess.run(
+        [*command, "--config.train.learning_rate=0.1"], capture_output=True, text=True
+    )
     assert other.returncode == 2
     assert "train.learning_rate" in other.stderr
 
@@ -53,9 +72,18 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--scale", "big", "--workdir", "x"], "--scale is big, it must be demo, cpu, open or paper"),
-        (["--only", "all", "--workdir", "x"], "--only is all, it must be robust, curriculum or class_bias"),
-        (["--seeds", "0", "--workdir", "x"], "--seeds is 0, it must be a whole number of at least 1"),
+        (
+            ["--scale", "big", "--workdir", "x"],
+            "--scale is big, it must be demo, cpu, open or paper",
+        ),
+        (
+            ["--only", "all", "--workdir", "x"],
+            "--only is all, it must be robust, curriculum or class_bias",
+        ),
+        (
+            ["--seeds", "0", "--workdir", "x"],
+            "--seeds is 0, it must be a whole number of at least 1",
+        ),
         (["--scale", "cpu"], "--workdir is missing"),
         (["--sacle", "cpu"], "--sacle: not known"),
         (["--workdir"], "--workdir needs a value"),

@@ -19,8 +19,14 @@ print(json.dumps([cache, os.environ["XLA_FLAGS"], sum(map(len, (files for _, _, 
 
 
 def shown(tmp_path, **environment):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
-    environment = {"JAXSEP_CACHE": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **environment}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))
+    }
+    environment = {
+        "JAXSEP_CACHE": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **environment,
+    }
     done = subprocess.run(
         [sys.executable, "-c", SHOW],
         env={**inherited, "JAX_PLATFORMS": "cpu", **environment},
@@ -79,8 +85,14 @@ def test_freed_memory_stays_with_the_process_unless_the_user_says_otherwise():
 
     def faults(**environment):
         command = [sys.executable, "-c", FAULTS]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-        done = subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, check=True)
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MALLOC_", "GLIBC_"))
+        }
+        done = subprocess.run(
+            command, env={**inherited, **environment}, capture_output=True, text=True, check=True
+        )
         return int(done.stdout)
 
     if platform.libc_ver()[0] != "glibc":

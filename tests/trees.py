@@ -29,7 +29,11 @@ def sign_pack(folder: Path) -> None:
 
 
 def write_tree(
-    root: Path, classes: int = 3, clips: int = 2, seconds: float = 1.5, splits=("train", "val", "test")
+    root: Path,
+    classes: int = 3,
+    clips: int = 2,
+    seconds: float = 1.5,
+    splits=("train", "val", "test"),
 ) -> Path:
     """root/{train,val,test}/c0, c1, .../0.wav, 1.wav, ..."""
     seed = 0
@@ -41,7 +45,9 @@ def write_tree(
     return root
 
 
-def write_esc50(root: Path, entries: list[tuple[int, int, str, str, str]], seconds: float = 0.5) -> Path:
+def write_esc50(
+    root: Path, entries: list[tuple[int, int, str, str, str]], seconds: float = 0.5
+) -> Path:
     """ESC-50 with the entries (fold, target, category, src_file, take); columns as published."""
     (root / "meta").mkdir(parents=True)
     with open(root / "meta" / "esc50.csv", "w", newline="") as stream:
@@ -74,12 +80,18 @@ def write_wsj0(root: Path) -> Path:
     return root
 
 
-def write_roles(folder: Path, name: str, seed: int, samples: int, rate: int = RATE, noisy: bool = False) -> None:
+def write_roles(
+    folder: Path, name: str, seed: int, samples: int, rate: int = RATE, noisy: bool = False
+) -> None:
     """mix, s1, s2 (and with `noisy` mix_clean, mix_both and noise in place of mix)."""
     s1, s2, background = (np.round(noise(3 * seed + k, samples) * 2**15) / 2**15 for k in range(3))
     signals = {"s1": s1, "s2": 0.5 * s2, "mix": s1 + 0.5 * s2}
     if noisy:
-        signals |= {"mix_clean": signals.pop("mix"), "noise": background, "mix_both": s1 + 0.5 * s2 + background}
+        signals |= {
+            "mix_clean": signals.pop("mix"),
+            "noise": background,
+            "mix_both": s1 + 0.5 * s2 + background,
+        }
     for role, signal in signals.items():
         write(folder / role / name, signal, rate, subtype="PCM_16")
 

@@ -26,7 +26,8 @@ from jaxsep.benchmark.machine import machine
 from jaxsep.benchmark.peer import PeerError
 from jaxsep.benchmark.processes import WorkerError, measure_afresh, measure_in_turn, start
 from jaxsep.benchmark.table import Row, table
-from jaxsep.data.packs.format import atomic_file, say
+from jaxsep.console import say
+from jaxsep.files import atomic_file
 
 
 class UsageError(Exception):
@@ -71,9 +72,15 @@ def parse(argv: Sequence[str] | None) -> Options:
         allow_abbrev=False,
     )
     legal = ", ".join(cases.SUITES)
-    parser.add_argument("--suite", default="all", metavar="NAME,…", help=f"{legal}, all (default: %(default)s)")
-    parser.add_argument("--peer", default="", metavar="NAME", help="asteroid: measured too; installed on first use")
-    parser.add_argument("--repeats", default="7", metavar="N", help="timed repetitions (default: %(default)s)")
+    parser.add_argument(
+        "--suite", default="all", metavar="NAME,…", help=f"{legal}, all (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--peer", default="", metavar="NAME", help="asteroid: measured too; installed on first use"
+    )
+    parser.add_argument(
+        "--repeats", default="7", metavar="N", help="timed repetitions (default: %(default)s)"
+    )
     parser.add_argument("-o", "--output", metavar="FILE.json", help="where the numbers go as JSON")
     parser.add_argument(
         "--tiny",
@@ -84,9 +91,13 @@ def parse(argv: Sequence[str] | None) -> Options:
     suites = tuple(cases.SUITES) if given.suite == "all" else tuple(given.suite.split(","))
     for name in suites:
         if name not in cases.SUITES:
-            raise UsageError(f"--suite: {name!r} is no suite; it must be {legal}, several with commas, or all")
+            raise UsageError(
+                f"--suite: {name!r} is no suite; it must be {legal}, several with commas, or all"
+            )
     if given.peer and given.peer not in peer.INSTALLS:
-        raise UsageError(f"--peer: {given.peer!r} is not known; it must be {' or '.join(peer.INSTALLS)}")
+        raise UsageError(
+            f"--peer: {given.peer!r} is not known; it must be {' or '.join(peer.INSTALLS)}"
+        )
     if not given.repeats.isdecimal() or int(given.repeats) < 1:
         raise UsageError(f"--repeats: is {given.repeats}; it must be a whole number of at least 1")
     output = _writable(given.output) if given.output is not None else None
@@ -112,14 +123,20 @@ def run(options: Options) -> list[str]:
     """Measure and print everything; returns what could not be measured, a line each."""
     command = peer.command(options.peer) if options.peer else []
     scale = cases.TINY if options.tiny else cases.FULL
-    described = {**describe(options.peer, command), "tiny": options.tiny, "repeats": options.repeats}
+    described = {
+        **describe(options.peer, command),
+        "tiny": options.tiny,
+        "repeats": options.repeats,
+    }
     print(heading(described), flush=True)
     rows: list[Row] = []
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="jaxsep-benchmark-") as folder:
         for name in options.suites:
             done = []
-            for group in cases.suite(name, scale, repeats=options.repeats, peer=bool(options.peer), folder=folder):
+            for group in cases.suite(
+                name, scale, repeats=options.repeats, peer=bool(options.peer), folder=folder
+            ):
                 try:
                     done += group.rows(measure(group, options.repeats, command))
                 except WorkerError as error:
@@ -134,7 +151,9 @@ def run(options: Options) -> list[str]:
     return failures
 
 
-def measure(group: cases.Group, repeats: int, command: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+def measure(
+    group: cases.Group, repeats: int, command: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
     """The results of a group."""
     if group.afresh:
         return measure_afresh(group.title, group.members, repeats)
@@ -159,7 +178,9 @@ def heading(described: dict[str, Any]) -> str:
     """Machine, versions, devices and threads."""
     where = described["machine"]
     lines = ["--tiny: these numbers say nothing of speed"] if described["tiny"] else []
-    lines.append(f"machine: {where['cpu']}, {where['cores']} cores, {where['memory_gb']} GB RAM, {where['system']}")
+    lines.append(
+        f"machine: {where['cpu']}, {where['cores']} cores, {where['memory_gb']} GB RAM, {where['system']}"
+    )
     for side, facts in described["sides"].items():
         versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
         lines.append(f"{side}: {versions}; device {facts['device']}, {facts['threads']} threads")

@@ -17,7 +17,9 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(0)
     model = network(case).to(device)
     mixture, sources = (torch.from_numpy(array).to(device) for array in signals(case))
-    once = train_step(model, mixture, sources) if case["kind"] == "train" else forward(model, mixture)
+    once = (
+        train_step(model, mixture, sources) if case["kind"] == "train" else forward(model, mixture)
+    )
 
     def repeat() -> dict[str, float]:
         start = time.perf_counter()
@@ -39,7 +41,11 @@ def describe() -> dict[str, Any]:
     import torch
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "asteroid": asteroid.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "asteroid": asteroid.__version__,
+    }
     return {"versions": versions, "device": device, "threads": torch.get_num_threads()}
 
 
@@ -67,7 +73,11 @@ def signals(case: dict[str, Any]) -> tuple[Any, Any]:
     """Mixture [B,T] and sources [B,N,T], float32: the same noise as in `worker.signals`."""
     import numpy as np
 
-    shape = (case["batch"], case["network"]["num_sources"], round(case["seconds"] * case["sample_rate"]))
+    shape = (
+        case["batch"],
+        case["network"]["num_sources"],
+        round(case["seconds"] * case["sample_rate"]),
+    )
     sources = np.random.default_rng(0).standard_normal(shape, np.float32)
     return sources.sum(1), sources
 

@@ -16,7 +16,9 @@ def frames(family: str, network: Mapping[str, Any], num_samples: int) -> int:
     return padded_length(num_samples, quantum, taps, depth) // hop + 1 - taps % 2
 
 
-def network_flops(family: str, network: Mapping[str, Any], *, batch: int, num_samples: int, train: bool = False) -> int:
+def network_flops(
+    family: str, network: Mapping[str, Any], *, batch: int, num_samples: int, train: bool = False
+) -> int:
     """Float operations of the matrix products and convolutions of a forward pass or a training step; 2 per multiply-add.
 
     With F frames, K bases (enc_num_basis), L taps, C out_channels, H in_channels, N sources, multiply-adds an example:
@@ -32,15 +34,25 @@ def network_flops(family: str, network: Mapping[str, Any], *, batch: int, num_sa
     one encoder, whose input needs no gradient. Not counted: biases, norms, activations, masks' application, overlap-add,
     merging the mask layer's maps, the loss, the optimiser, and zeros that an implementation multiplies with.
     """
-    sources, basis, taps = network["num_sources"], network["enc_num_basis"], network["enc_kernel_size"]
-    channels, wide, depth = network["out_channels"], network["in_channels"], network["upsampling_depth"]
+    sources, basis, taps = (
+        network["num_sources"],
+        network["enc_num_basis"],
+        network["enc_kernel_size"],
+    )
+    channels, wide, depth = (
+        network["out_channels"],
+        network["in_channels"],
+        network["upsampling_depth"],
+    )
     encoder = taps * basis
     depthwise = sum(KERNEL * wide / 2**level for level in range(depth))
     blocks = network["num_blocks"] * (2 * channels * wide + depthwise)
     masks = channels * sources * basis
     decoder = sources * basis * sources * taps
     if family == "original":
-        apart = (channels * basis if channels != basis else 0) + sources * (basis**2 - basis // 2 * (basis // 2 - 1))
+        apart = (channels * basis if channels != basis else 0) + sources * (
+            basis**2 - basis // 2 * (basis // 2 - 1)
+        )
         masks, decoder = min(masks, apart), sources * basis * taps
     forward = encoder + basis * channels + blocks + masks + decoder
     passes = 3 * forward - encoder if train else forward

@@ -14,7 +14,12 @@ def cores() -> int:
 def machine() -> dict[str, Any]:
     """cpu: model; cores: those this process may use; memory_gb: RAM in 10⁹ bytes; system."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {"cpu": _cpu(), "cores": cores(), "memory_gb": round(memory / 1e9, 1), "system": platform.platform()}
+    return {
+        "cpu": _cpu(),
+        "cores": cores(),
+        "memory_gb": round(memory / 1e9, 1),
+        "system": platform.platform(),
+    }
 
 
 def _cpu() -> str:

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsep.data.packs.format import default_cache, say
+from jaxsep.console import say
+from jaxsep.files import default_cache
 
 # Installed in this order. asteroid without what it asks for, which is much more than its networks and losses import.
 INSTALLS = {
@@ -52,11 +53,25 @@ def prepare(name: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         _run(name, [sys.executable, "-m", "venv", str(target)])
         for arguments in INSTALLS[name]:
-            say(f"installing {' '.join(argument for argument in arguments if not argument.startswith('-'))}")
-            _run(name, [str(_python(target)), "-m", "pip", "install", "--disable-pip-version-check", *arguments])
+            say(
+                f"installing {' '.join(argument for argument in arguments if not argument.startswith('-'))}"
+            )
+            _run(
+                name,
+                [
+                    str(_python(target)),
+                    "-m",
+                    "pip",
+                    "install",
+                    "--disable-pip-version-check",
+                    *arguments,
+                ],
+            )
         (target / STAMP).write_text("\n".join(_wanted(name)) + "\n")
     except OSError as error:
-        raise PeerError(f"--peer {name}: {target} cannot be made: {error.strerror or error}") from error
+        raise PeerError(
+            f"--peer {name}: {target} cannot be made: {error.strerror or error}"
+        ) from error
 
 
 def _wanted(name: str) -> list[str]:
@@ -69,7 +84,9 @@ def _python(environment: Path) -> Path:
 
 def _run(name: str, arguments: Sequence[str]) -> None:
     """Run a command, its output among the progress; PeerError with the last of its errors where it fails."""
-    done = subprocess.run(arguments, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        arguments, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace", check=False
+    )
     if done.returncode:
         lines = [f"exit status {done.returncode}", *filter(str.strip, done.stderr.splitlines())]
         errors = [line for line in lines if line.startswith("ERROR:")] or lines

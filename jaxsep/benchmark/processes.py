@@ -17,13 +17,21 @@ Results = dict[str, dict[str, list[float]]]
 
 OURS = (sys.executable, "-m", "jaxsep.benchmark.worker")
 # For both sides what `runtime.configure` asks of glibc: memory that is freed stays with the process.
-KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
+KEPT_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 # What the threads of the worker that was last busy need to come to rest.
 REST_SECONDS = 0.1
 TAIL_LINES = 8
 # Several of our workers share a GPU, and none shall find what another has compiled.
 ENVIRONMENT = {"JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-_BAR: dict[str, Any] = {"leave": False, "dynamic_ncols": True, "mininterval": 0.1 if sys.stderr.isatty() else 20.0}
+_BAR: dict[str, Any] = {
+    "leave": False,
+    "dynamic_ncols": True,
+    "mininterval": 0.1 if sys.stderr.isatty() else 20.0,
+}
 
 
 class WorkerError(RuntimeError):
@@ -33,7 +41,9 @@ class WorkerError(RuntimeError):
 class Worker:
     """A worker process that has built its case; `ready` is its first answer. A context manager that ends the process."""
 
-    def __init__(self, command: Sequence[str], case: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], case: Mapping[str, Any], environment: Mapping[str, str]
+    ) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._process = subprocess.Popen(
             command,
@@ -78,7 +88,9 @@ class Worker:
         except BrokenPipeError:
             answered = ""
         if not answered:
-            raise WorkerError(f"a worker died with exit status {self._process.wait()}{self._tail()}")
+            raise WorkerError(
+                f"a worker died with exit status {self._process.wait()}{self._tail()}"
+            )
         answer = json.loads(answered)
         if "error" in answer:
             raise WorkerError(f"{answer['error']}{self._tail()}")

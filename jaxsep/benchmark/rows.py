@@ -26,7 +26,9 @@ def peer_rows(suite: str, name: str, ours: dict[str, Any], results: Results) -> 
     return [Row(suite, name, setting(ours), "ms", mine, theirs, ratio, compiling(results["ours"]))]
 
 
-def paper_rows(ours: dict[str, Any], shapes: dict[str, int], flops: int, results: Results) -> list[Row]:
+def paper_rows(
+    ours: dict[str, Any], shapes: dict[str, int], flops: int, results: Results
+) -> list[Row]:
     """The step beside the peer's, in bfloat16, and its float operations per second beside those of bare products."""
     where, seconds = setting(ours), results["ours"]["seconds"]
     step = [flops / value for value in seconds]
@@ -45,7 +47,14 @@ def paper_rows(ours: dict[str, Any], shapes: dict[str, int], flops: int, results
             ratio=quotient(seconds, small).median,
             note="ratio: float32 / bfloat16",
         ),
-        Row("train", "arithmetic of the step", where, "GFLOP/s", summary(step, 1e-9), note=f"{flops * 1e-9:.4g} GFLOP"),
+        Row(
+            "train",
+            "arithmetic of the step",
+            where,
+            "GFLOP/s",
+            summary(step, 1e-9),
+            note=f"{flops * 1e-9:.4g} GFLOP",
+        ),
         Row("train", "arithmetic of float32 products", bare, "GFLOP/s", summary(products, 1e-9)),
         Row("train", "step's share of the products'", where, "%", quotient(step, products, 100)),
     ]
@@ -59,16 +68,39 @@ def scale_rows(batches: dict[str, dict[str, Any]], results: Results) -> list[Row
         first = first or per_second
         ratio, note = per_second.median / first.median, f"ratio: to {setting(batches['ours'])}"
         unit = "ms/(example·s)"
-        rows.append(Row("train", "step per example and second", setting(of), unit, per_second, None, ratio, note))
+        rows.append(
+            Row(
+                "train",
+                "step per example and second",
+                setting(of),
+                unit,
+                per_second,
+                None,
+                ratio,
+                note,
+            )
+        )
     step, large = results["larger"]["seconds"], batches["larger"]
-    shapes = {"example": f"[{large['batch']}]", "source": f"[{large['batch']},{large['network']['num_sources']}]"}
+    shapes = {
+        "example": f"[{large['batch']}]",
+        "source": f"[{large['batch']},{large['network']['num_sources']}]",
+    }
     for name, values in results["weightings"].items():
         if name.endswith(tuple(shapes)):
             weighting, granularity = name.split()
             note = f"{summary(values, 1e6).median:.3g} µs of a step with {setting(large)}"
             share = quotient(values, step, 100)
             where = f"losses {shapes[granularity]}"
-            rows.append(Row("train", f"weighting {weighting}, share of the step", where, "%", share, note=note))
+            rows.append(
+                Row(
+                    "train",
+                    f"weighting {weighting}, share of the step",
+                    where,
+                    "%",
+                    share,
+                    note=note,
+                )
+            )
     return rows
 
 
@@ -86,7 +118,9 @@ def loop_rows(fed: dict[str, Any], results: Results) -> list[Row]:
     share = quotient(ours["waited"], ours["seconds"], 100)
     step = summary(ours["seconds"], MS / fed["steps"]).median
     note = f"{len(ours['seconds'])} × {fed['steps']} steps of {step:.4g} ms"
-    return [Row("data", "training at :cpu scale waits for data", setting(fed), "%", share, note=note)]
+    return [
+        Row("data", "training at :cpu scale waits for data", setting(fed), "%", share, note=note)
+    ]
 
 
 def compile_rows(where: str, results: Results) -> list[Row]:
@@ -97,7 +131,9 @@ def compile_rows(where: str, results: Results) -> list[Row]:
             values, cold = results[name][f"{part}_seconds"], results["cold"][f"{part}_seconds"]
             ratio = quotient(cold, values).median if name == "cached" else None
             note = "ratio: cold / cached" if name == "cached" else ""
-            rows.append(Row("compile", f"{part}, {title}", where, "s", summary(values), None, ratio, note))
+            rows.append(
+                Row("compile", f"{part}, {title}", where, "s", summary(values), None, ratio, note)
+            )
     return rows
 
 
@@ -111,7 +147,9 @@ def memory_rows(plain: dict[str, Any], results: Results) -> list[Row]:
         largest = summary([max(values["device_bytes" if on_device else "peak_bytes"])], GB)
         note = "of the device, largest" if on_device else "resident, largest, compiler included"
         rows.append(Row("memory", title, where, "GB", largest, note=note))
-    times: dict[str, Summary] = {name: summary(results[name]["seconds"], MS / plain["batch"]) for name in titles}
+    times: dict[str, Summary] = {
+        name: summary(results[name]["seconds"], MS / plain["batch"]) for name in titles
+    }
     for name, title in titles.items():
         ratio = times[name].median / times["plain"].median
         note = "ratio: to no remat"

@@ -45,10 +45,17 @@ def node_rows(ours: dict[str, Any], drawn: dict[str, Any], results: Results) -> 
         return Row("reach", name, where, unit, summary([value]), note=note)
 
     return [
-        single("gradient summed over devices", "MB/step", share, f"beside a step of {step.median:.4g} ms here"),
+        single(
+            "gradient summed over devices",
+            "MB/step",
+            share,
+            f"beside a step of {step.median:.4g} ms here",
+        ),
         single("mixtures that a node needs", "1/s", needed, guess),
         Row("reach", "mixtures rendered by one core", where, "1/s", rendered),
-        single("cores that render for a node", "cores", needed / rendered.median, "needed / rendered"),
+        single(
+            "cores that render for a node", "cores", needed / rendered.median, "needed / rendered"
+        ),
     ]
 
 
@@ -59,8 +66,19 @@ def corpus_rows(cases: dict[str, dict[str, Any]], results: Results) -> list[Row]
         where, values = f"{of['hours']:,} h", results[name]
         count = round(of["hours"] * 3600 / RECORDING_SECONDS)
         opened, size = summary(values["seconds"]), summary([max(values["grown_bytes"])], GB)
-        rows.append(Row("reach", "packed corpus opened", where, "s", opened, note=f"{count:,} recordings"))
-        rows.append(Row("reach", "packed corpus in memory", where, "GB", size, note="its index; audio stays on disk"))
+        rows.append(
+            Row("reach", "packed corpus opened", where, "s", opened, note=f"{count:,} recordings")
+        )
+        rows.append(
+            Row(
+                "reach",
+                "packed corpus in memory",
+                where,
+                "GB",
+                size,
+                note="its index; audio stays on disk",
+            )
+        )
     return rows
 
 

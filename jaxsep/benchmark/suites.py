@@ -112,9 +112,17 @@ def suite(name: str, scale: Scale = FULL, *, repeats: int, peer: bool, folder: s
     return SUITES[name](scale, repeats, peer, folder)
 
 
-def case(kind: str, family: str, network: dict[str, Any], batch: int, seconds: float, **more: Any) -> dict[str, Any]:
+def case(
+    kind: str, family: str, network: dict[str, Any], batch: int, seconds: float, **more: Any
+) -> dict[str, Any]:
     """What a worker of ours is asked."""
-    shape = {"family": family, "network": network, "batch": batch, "seconds": seconds, "sample_rate": SAMPLE_RATE}
+    shape = {
+        "family": family,
+        "network": network,
+        "batch": batch,
+        "seconds": seconds,
+        "sample_rate": SAMPLE_RATE,
+    }
     return {"side": "ours", "kind": kind, **shape, **more}
 
 
@@ -129,8 +137,14 @@ def _train(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
     small = {**ours, "network": {**scale.original, "dtype": "bfloat16"}}
     samples = round(scale.seconds * SAMPLE_RATE)
     rows = scale.batch * frames("original", scale.original, samples)
-    shapes = {"rows": rows, "narrow": scale.original["out_channels"], "wide": scale.original["in_channels"]}
-    flops = network_flops("original", scale.original, batch=scale.batch, num_samples=samples, train=True)
+    shapes = {
+        "rows": rows,
+        "narrow": scale.original["out_channels"],
+        "wide": scale.original["in_channels"],
+    }
+    flops = network_flops(
+        "original", scale.original, batch=scale.batch, num_samples=samples, train=True
+    )
     batches = {
         "ours": ours,
         "longer": {**ours, "seconds": scale.long_seconds},
@@ -141,7 +155,11 @@ def _train(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
     return [
         Group(
             "train: paper's network",
-            {**sides(ours, peer), "bfloat16": small, "products": {"side": "ours", "kind": "products", **shapes}},
+            {
+                **sides(ours, peer),
+                "bfloat16": small,
+                "products": {"side": "ours", "kind": "products", **shapes},
+            },
             partial(paper_rows, ours, shapes, flops),
         ),
         Group(
@@ -149,31 +167,58 @@ def _train(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
             sides(improved, peer),
             partial(peer_rows, "train", "step, improved network", improved),
         ),
-        Group("train: lengths and batches", {**batches, "weightings": weigh}, partial(scale_rows, batches)),
+        Group(
+            "train: lengths and batches",
+            {**batches, "weightings": weigh},
+            partial(scale_rows, batches),
+        ),
     ]
 
 
 def _forward(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
     chosen = [
         ("paper's network", case("forward", "original", scale.original, 1, scale.seconds)),
-        ("paper's network", case("forward", "original", scale.original, scale.batch, scale.seconds)),
-        ("improved network", case("forward", "improved", scale.improved, scale.batch, scale.seconds)),
+        (
+            "paper's network",
+            case("forward", "original", scale.original, scale.batch, scale.seconds),
+        ),
+        (
+            "improved network",
+            case("forward", "improved", scale.improved, scale.batch, scale.seconds),
+        ),
     ]
     return [
-        Group(f"forward: {name}, {setting(ours)}", sides(ours, peer), partial(peer_rows, "forward", name, ours))
+        Group(
+            f"forward: {name}, {setting(ours)}",
+            sides(ours, peer),
+            partial(peer_rows, "forward", name, ours),
+        )
         for name, ours in chosen
     ]
 
 
 def _drawn(scale: Scale, folder: str) -> dict[str, Any]:
-    shape = {"batch": scale.batch, "seconds": scale.seconds, "sample_rate": SAMPLE_RATE, "mixtures": scale.mixtures}
+    shape = {
+        "batch": scale.batch,
+        "seconds": scale.seconds,
+        "sample_rate": SAMPLE_RATE,
+        "mixtures": scale.mixtures,
+    }
     return {"side": "ours", "kind": "mixtures", **shape, "folder": folder}
 
 
 def _data(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
     drawn = _drawn(scale, folder)
     steps = max(1, scale.loop_steps // repeats)
-    fed = case("loop", "original", scale.loop_network, scale.loop_batch, scale.loop_seconds, folder=folder, steps=steps)
+    fed = case(
+        "loop",
+        "original",
+        scale.loop_network,
+        scale.loop_batch,
+        scale.loop_seconds,
+        folder=folder,
+        steps=steps,
+    )
     return [
         Group("data: mixtures", {"ours": drawn}, partial(mixture_rows, drawn)),
         Group("data: training loop", {"ours": fed}, partial(loop_rows, fed)),
@@ -195,14 +240,21 @@ def _memory(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
 def _reach(scale: Scale, repeats: int, peer: bool, folder: str) -> list[Group]:
     ours = case("train", "original", scale.original, scale.batch, scale.seconds)
     parts = {
-        str(size): {**ours, "batch": size, "seconds": scale.loop_seconds, "micro_batch": scale.batch}
+        str(size): {
+            **ours,
+            "batch": size,
+            "seconds": scale.loop_seconds,
+            "micro_batch": scale.batch,
+        }
         for size in (scale.large_batch, scale.huge_batch)
     }
     drawn = _drawn(scale, folder)
     opened = reach.corpora(scale.hours, SAMPLE_RATE, folder)
     return [
         Group("reach: batches in parts", parts, partial(reach.part_rows, parts)),
-        Group("reach: a node", {"ours": ours, "drawn": drawn}, partial(reach.node_rows, ours, drawn)),
+        Group(
+            "reach: a node", {"ours": ours, "drawn": drawn}, partial(reach.node_rows, ours, drawn)
+        ),
         Group("reach: corpora", opened, partial(reach.corpus_rows, opened), afresh=True),
     ]
 

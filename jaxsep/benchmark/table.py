@@ -48,7 +48,11 @@ def quotient(dividends: Sequence[float], divisors: Sequence[float], factor: floa
     Summary(median=1.0, min=0.5, max=3.0)
     """
     rounds = [factor * a / b for a, b in zip(dividends, divisors, strict=True)]
-    return Summary(factor * statistics.median(dividends) / statistics.median(divisors), min(rounds), max(rounds))
+    return Summary(
+        factor * statistics.median(dividends) / statistics.median(divisors),
+        min(rounds),
+        max(rounds),
+    )
 
 
 def table(rows: Sequence[Row], peer: str) -> str:
@@ -71,7 +75,10 @@ def table(rows: Sequence[Row], peer: str) -> str:
     text = []
     for *cells, note in lines:
         sized = zip(cells, widths, strict=True)
-        aligned = [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in enumerate(sized)]
+        aligned = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(sized)
+        ]
         text.append("  ".join([*aligned, note]).rstrip())
     return "\n".join(text)
 

@@ -38,7 +38,11 @@ def build(case: Case) -> tuple[Repeat, dict[str, Any]]:
 def describe(case: Case) -> tuple[Repeat, dict[str, Any]]:
     """Versions, device and threads of this environment; nothing to repeat."""
     names = ("jax", "jaxlib", "flax")
-    versions = {"python": platform.python_version(), "jaxsep": __version__, **{name: version(name) for name in names}}
+    versions = {
+        "python": platform.python_version(),
+        "jaxsep": __version__,
+        **{name: version(name) for name in names},
+    }
     return dict, {"versions": versions, "device": jax.devices()[0].device_kind, "threads": cores()}
 
 
@@ -65,7 +69,9 @@ def train_program(case: Case, batch: Any) -> tuple[Callable[..., Any], Any, dict
     module: Any = models.create(case["family"], **case["network"])
     tx = make_optimizer(1e-3, clip_norm=5.0, frozen=module.FROZEN)
     loss_fn = separation_loss_fn(module.apply, granularity="example")
-    step = make_train_step(loss_fn, weighting.robust(0.1), tx, has_aux=True, micro_batch=case.get("micro_batch", 0))
+    step = make_train_step(
+        loss_fn, weighting.robust(0.1), tx, has_aux=True, micro_batch=case.get("micro_batch", 0)
+    )
     state = create_state(init_params(module, case["sample_rate"], 0), tx)
     program, facts = compiled(jax.jit(step, donate_argnums=0), state, batch, np.int32(0))
     return program, state, {**facts, "parameters": models.count_params(state.params)}
@@ -117,8 +123,15 @@ def products(case: Case) -> tuple[Repeat, dict[str, Any]]:
     """
     rows, narrow, wide = case["rows"], case["narrow"], case["wide"]
     rng = np.random.default_rng(0)
-    shapes = [((rows, narrow), (narrow, wide)), ((rows, wide), (wide, narrow)), ((narrow, rows), (rows, wide))]
-    pairs = [tuple(jax.device_put(rng.standard_normal(shape, np.float32)) for shape in pair) for pair in shapes]
+    shapes = [
+        ((rows, narrow), (narrow, wide)),
+        ((rows, wide), (wide, narrow)),
+        ((narrow, rows), (rows, wide)),
+    ]
+    pairs = [
+        tuple(jax.device_put(rng.standard_normal(shape, np.float32)) for shape in pair)
+        for pair in shapes
+    ]
     multiply = jax.jit(jnp.matmul)
 
     def once() -> None:
@@ -146,16 +159,25 @@ def weightings(case: Case) -> tuple[Repeat, dict[str, Any]]:
     }
     shapes = {"example": (batch,), "source": (batch, sources)}
     ids = jnp.asarray(rng.integers(classes, size=(batch, sources)), jnp.int32)
-    losses = {name: jnp.asarray(5 * rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+    losses = {
+        name: jnp.asarray(5 * rng.standard_normal(shape), jnp.float32)
+        for name, shape in shapes.items()
+    }
 
     def many(weigh: Any) -> Any:
         def apply_once(epoch: Any, carried: Any) -> Any:
             values, ids = carried
             return values + weigh(values, ids, epoch), (ids + 1) % classes
 
-        return jax.jit(lambda values, ids: jax.lax.fori_loop(0, APPLICATIONS, apply_once, (values, ids)))
+        return jax.jit(
+            lambda values, ids: jax.lax.fori_loop(0, APPLICATIONS, apply_once, (values, ids))
+        )
 
-    loops = {f"{name} {grain}": (many(chosen[name]), losses[grain]) for name in chosen for grain in shapes}
+    loops = {
+        f"{name} {grain}": (many(chosen[name]), losses[grain])
+        for name in chosen
+        for grain in shapes
+    }
 
     def repeat() -> dict[str, float]:
         seconds = {}
@@ -200,7 +222,9 @@ def mixtures(case: Case) -> tuple[Repeat, dict[str, Any]]:
     def once() -> None:
         epoch = next(epochs)
         for start in range(0, case["mixtures"], size):
-            render(pool, draw(pool, 0, epoch, np.arange(start, min(start + size, case["mixtures"]))))
+            render(
+                pool, draw(pool, 0, epoch, np.arange(start, min(start + size, case["mixtures"])))
+            )
 
     once()
     return _timed(once), {}
@@ -212,7 +236,9 @@ def loop(case: Case) -> tuple[Repeat, dict[str, Any]]:
     The loop waits for every step to end before it asks for the next batch: while it waits for that, the device idles.
     """
     sets, size = demo_sets(case), case["batch"]
-    with closing(sets.train_batches(Devices(), seed=0, batch_size=size, mixtures_per_epoch=size)) as batches:  # type: ignore[type-var]
+    with closing(
+        sets.train_batches(Devices(), seed=0, batch_size=size, mixtures_per_epoch=size)
+    ) as batches:  # type: ignore[type-var]
         step, state, facts = train_program(case, next(batches)[2])
     epochs = count(1, 1000)
 
@@ -221,7 +247,9 @@ def loop(case: Case) -> tuple[Repeat, dict[str, Any]]:
         waited = 0.0
         where = {"epoch": next(epochs), "batch_size": size, "mixtures_per_epoch": size}
         with closing(sets.train_batches(Devices(), seed=0, **where)) as batches:  # type: ignore[type-var]
-            for _, _, batch in islice(batches, 3):  # those rendered ahead are no measure of the rest
+            for _, _, batch in islice(
+                batches, 3
+            ):  # those rendered ahead are no measure of the rest
                 state, _ = jax.block_until_ready(step(state, batch, np.int32(0)))
             start = time.perf_counter()
             for _ in range(case["steps"]):
@@ -250,7 +278,10 @@ def _timed(once: Callable[[], Any]) -> Repeat:
         once()
         seconds = time.perf_counter() - start
         memory = jax.local_devices()[0].memory_stats()  # None on a CPU
-        return {"seconds": seconds, **({"device_bytes": memory["peak_bytes_in_use"]} if memory else {})}
+        return {
+            "seconds": seconds,
+            **({"device_bytes": memory["peak_bytes_in_use"]} if memory else {}),
+        }
 
     return repeat
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxsep import models
-from jaxsep.data.audio import DataError
 from jaxsep.data.mixtures.sampler import CORPORA, count_probabilities, slot_priors
 from jaxsep.data.synthetic import LOWEST_RATE
+from jaxsep.errors import DataError
 
 # Weightings that config.weighting.name may name; `product` multiplies those of config.weighting.factors.
 FACTORS = ("uniform", "robust", "curriculum", "class_bias", "cvar", "threshold", "group_dro")
@@ -22,13 +22,25 @@ def crossed(good: dict[str, Any], devices: int) -> list[str]:
     good: 'section.field' -> value, those that are legal by themselves; weighting.gamma as the names in it. A rule is asked
     where all of its fields are there.
     """
-    asked = [rule(*(good[name] for name in names)) for names, rule in _CROSS_FIELD if all(n in good for n in names)]
-    return [*(found for found in asked if isinstance(found, str)), *_network(good), *_shares(good, devices)]
+    asked = [
+        rule(*(good[name] for name in names))
+        for names, rule in _CROSS_FIELD
+        if all(n in good for n in names)
+    ]
+    return [
+        *(found for found in asked if isinstance(found, str)),
+        *_network(good),
+        *_shares(good, devices),
+    ]
 
 
 def _network(good: dict[str, Any]) -> Iterator[str]:
     """What the family's own networks cannot be made of, or would make of a segment."""
-    model = {name.removeprefix("model."): value for name, value in good.items() if name.startswith("model.")}
+    model = {
+        name.removeprefix("model."): value
+        for name, value in good.items()
+        if name.startswith("model.")
+    }
     family = model.pop("family", None)
     if family not in models.FAMILIES:
         return
@@ -37,7 +49,12 @@ def _network(good: dict[str, Any]) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
         return
-    if {"model.upsampling_depth", "model.enc_kernel_size", "data.segment_seconds", "data.sample_rate"} <= good.keys():
+    if {
+        "model.upsampling_depth",
+        "model.enc_kernel_size",
+        "data.segment_seconds",
+        "data.sample_rate",
+    } <= good.keys():
         samples = round(good["data.segment_seconds"] * good["data.sample_rate"])
         if network.padded(samples) > 4 * samples:
             yield (
@@ -57,8 +74,12 @@ def _shares(good: dict[str, Any], devices: int) -> Iterator[str]:
 def _slots(premixed: str, slots: tuple[str, ...]) -> Answer:
     if premixed:
         return False
-    if unknown := sorted({part.split(":")[0].strip() for slot in slots for part in slot.split(",")} - {*CORPORA}):
-        return f"data.slots is {slots}: {unknown[0]!r} is no corpus; there are {' and '.join(CORPORA)}"
+    if unknown := sorted(
+        {part.split(":")[0].strip() for slot in slots for part in slot.split(",")} - {*CORPORA}
+    ):
+        return (
+            f"data.slots is {slots}: {unknown[0]!r} is no corpus; there are {' and '.join(CORPORA)}"
+        )
     return _said(slot_priors, slots, CORPORA)
 
 
@@ -74,9 +95,13 @@ def _said(check: Callable[..., Any], *arguments: Any) -> Answer:
 def _warmup(schedule: str, warmup: int, epochs: int) -> Answer:
     if schedule != "cosine":
         return (
-            warmup > 0 and f"train.warmup_epochs is {warmup}, it must be 0: train.schedule {schedule!r} has no warm-up"
+            warmup > 0
+            and f"train.warmup_epochs is {warmup}, it must be 0: train.schedule {schedule!r} has no warm-up"
         )
-    return warmup >= epochs and f"train.warmup_epochs is {warmup}, it must be below train.num_epochs, {epochs}"
+    return (
+        warmup >= epochs
+        and f"train.warmup_epochs is {warmup}, it must be below train.num_epochs, {epochs}"
+    )
 
 
 def _steps(size: int, total: int, epochs: int, every: int, warmup: int) -> Answer:
@@ -109,7 +134,8 @@ _CROSS_FIELD: list[tuple[tuple[str, ...], Callable[..., Answer]]] = [
     (
         ("train.batch_size", "train.mixtures_per_epoch"),
         lambda size, total: (
-            size > total and f"train.batch_size is {size}, it must be at most train.mixtures_per_epoch, {total}"
+            size > total
+            and f"train.batch_size is {size}, it must be at most train.mixtures_per_epoch, {total}"
         ),
     ),
     (
@@ -146,7 +172,9 @@ _CROSS_FIELD: list[tuple[tuple[str, ...], Callable[..., Answer]]] = [
     ),
     (
         ("data.premixed_root", "data.active_counts", "data.slots"),
-        lambda premixed, counts, slots: not premixed and _said(count_probabilities, counts, len(slots)),
+        lambda premixed, counts, slots: (
+            not premixed and _said(count_probabilities, counts, len(slots))
+        ),
     ),
     (("data.synthetic", "data.premixed_root", "data.sample_rate"), _demo_rate),
     (
@@ -168,7 +196,13 @@ _CROSS_FIELD: list[tuple[tuple[str, ...], Callable[..., Answer]]] = [
     (
         tuple(
             f"train.{name}"
-            for name in ("batch_size", "mixtures_per_epoch", "num_epochs", "schedule_every", "warmup_epochs")
+            for name in (
+                "batch_size",
+                "mixtures_per_epoch",
+                "num_epochs",
+                "schedule_every",
+                "warmup_epochs",
+            )
         ),
         _steps,
     ),

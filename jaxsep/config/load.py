@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxsep.data.audio import together
+from jaxsep.errors import ConfigError, together
 
 # A run goes on in its folder when only these differ from the configuration it was started with.
 MAY_CHANGE = (
@@ -32,10 +32,6 @@ MAY_CHANGE = (
 Check = Callable[[ConfigDict], Sequence[str]]
 
 
-class SettingsError(ValueError):
-    """A value of the configuration that cannot work; the message names the field, the value and what would be right."""
-
-
 def nothing_more(config: ConfigDict) -> Sequence[str]:
     """A check that finds no problem."""
     return ()
@@ -50,12 +46,12 @@ def load(spec: str, overrides: Sequence[str], check: Check = nothing_more) -> Co
       check: as `override`.
 
     Raises:
-      SettingsError: no such file, no such scale, a file that fails or gives no ConfigDict; all problems of `override`.
+      ConfigError: no such file, no such scale, a file that fails or gives no ConfigDict; all problems of `override`.
     """
     path, *scale = spec.split(":", 1)
     file = Path(path)
     if not os.path.isfile(path):
-        raise SettingsError(
+        raise ConfigError(
             f"--config: {path} is no file; there are configs/class_bias.py, robust.py and curriculum.py"
         )
     parent = str(file.resolve().parent.parent)
@@ -63,55 +59,63 @@ def load(spec: str, overrides: Sequence[str], check: Check = nothing_more) -> Co
         sys.path.insert(0, parent)
     found = importlib.util.spec_from_file_location(f"jaxsep_config_{file.stem}", file)
     if found is None or found.loader is None:
-        raise SettingsError(f"--config: {path} is not a Python file")
+        raise ConfigError(f"--config: {path} is not a Python file")
     module = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(module)
         config = module.get_config(*scale)
     except (Exception, SystemExit) as error:  # the user's own file may fail in any way
-        raise SettingsError(f"--config: {spec}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"--config: {spec}: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(config, ConfigDict):
-        raise SettingsError(f"--config: {spec}: get_config gives a {type(config).__name__}, it must give a ConfigDict")
+        raise ConfigError(
+            f"--config: {spec}: get_config gives a {type(config).__name__}, it must give a ConfigDict"
+        )
     return override(config, overrides, check)
 
 
-def override(config: ConfigDict, overrides: Sequence[str], check: Check = nothing_more) -> ConfigDict:
+def override(
+    config: ConfigDict, overrides: Sequence[str], check: Check = nothing_more
+) -> ConfigDict:
     """config with '--config.section.field=value' applied; only weighting.gamma takes names that it does not have yet.
 
     Args:
       check: finds what else is wrong with the result, such as `rules.problems`, to be named with the rest.
 
     Raises:
-      SettingsError: all unknown fields and values of the wrong type, and what `check` finds, together.
+      ConfigError: all unknown fields and values of the wrong type, and what `check` finds, together.
     """
     problems = []
     for argument in overrides:
         try:
             _apply(config, argument)
-        except SettingsError as error:
+        except ConfigError as error:
             problems.append(str(error))
     problems += check(config)
     if problems:
-        raise SettingsError(together(problems))
+        raise ConfigError(together(problems))
     return config
 
 
 def _apply(config: ConfigDict, argument: str) -> None:
     name, equals, value = argument.removeprefix("--config.").partition("=")
     if not argument.startswith("--config.") or not equals:
-        raise SettingsError(f"{argument}: not known; fields are set as --config.section.field=value")
+        raise ConfigError(f"{argument}: not known; fields are set as --config.section.field=value")
     if name.startswith("weighting.gamma."):
         return _set_gamma(config, name.removeprefix("weighting.gamma."), value)
     known = fields(config)
     if name not in known:
-        raise SettingsError(f"--config.{name}: no such field{closest(name, known)}")
+        raise ConfigError(f"--config.{name}: no such field{closest(name, known)}")
     values, argv = flags.FlagValues(), ["jaxsep", argument]
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, lock_config=False, sys_argv=argv)
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, lock_config=False, sys_argv=argv
+        )
         values(argv)
     except Exception as error:  # of literals, which Python itself reads, errors of many kinds
         reason = " ".join(str(error)[:500].split()) or type(error).__name__
-        raise SettingsError(reason if name in reason else f"--config.{name}: {reason}") from error
+        raise ConfigError(reason if name in reason else f"--config.{name}: {reason}") from error
     return None
 
 
@@ -123,15 +127,21 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 def _set_gamma(config: ConfigDict, name: str, value: str) -> None:
     if "." in name:
-        raise SettingsError(f"weighting.gamma.{name}: a name with a dot cannot be a field; rename the class's folder")
+        raise ConfigError(
+            f"weighting.gamma.{name}: a name with a dot cannot be a field; rename the class's folder"
+        )
     if not name.strip():
-        raise SettingsError("--config.weighting.gamma.: the name of a class, group or corpus is missing")
+        raise ConfigError(
+            "--config.weighting.gamma.: the name of a class, group or corpus is missing"
+        )
     try:
         number = float(value)
     except ValueError as error:
-        raise SettingsError(f"weighting.gamma.{name} is {value!r}, it must be a number") from error
+        raise ConfigError(f"weighting.gamma.{name} is {value!r}, it must be a number") from error
     if not isinstance(config.get("weighting", {}).get("gamma"), ConfigDict):
-        raise SettingsError(f"weighting.gamma.{name}: there is no weighting.gamma that could have names")
+        raise ConfigError(
+            f"weighting.gamma.{name}: there is no weighting.gamma that could have names"
+        )
     with config.weighting.gamma.ignore_type():
         config.weighting.gamma[name] = number
 
@@ -163,9 +173,16 @@ def from_json(text: str) -> ConfigDict:
     try:
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, not the fields of a configuration")
+            raise ValueError(
+                f"it holds a {type(content).__name__}, not the fields of a configuration"
+            )
         return ConfigDict(tuples(content))
-    except (RecursionError, KeyError, TypeError, AttributeError) as error:  # names or values that no field can have
+    except (
+        RecursionError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # names or values that no field can have
         raise ValueError(f"it holds no configuration: {type(error).__name__}: {error}") from error
 
 
@@ -183,6 +200,12 @@ def toy_notice(spec: str, config: ConfigDict) -> str:
     """The line that a run at demo scale prints: what it is, and which command is not that; '' at other scales."""
     if config.scale != "demo":
         return ""
-    roots = [name for name in ("environment", "speech") if any(name in slot for slot in config.data.slots)]
-    command = f"--config {spec.split(':')[0]}:cpu " + " ".join(f"--config.data.{name}_root=DIR" for name in roots)
+    roots = [
+        name
+        for name in ("environment", "speech")
+        if any(name in slot for slot in config.data.slots)
+    ]
+    command = f"--config {spec.split(':')[0]}:cpu " + " ".join(
+        f"--config.data.{name}_root=DIR" for name in roots
+    )
     return f"demo is a toy scale; on your recordings: python -m jaxsep.main {command}"

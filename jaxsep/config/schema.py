@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from jaxsep import models
 from jaxsep.config.combinations import FACTORS, MAX_STEPS, crossed
-from jaxsep.config.load import SettingsError, closest, fields
-from jaxsep.data.audio import together
+from jaxsep.config.load import closest, fields
 from jaxsep.data.mixtures.sampler import SHORT_CLIPS
+from jaxsep.errors import ConfigError, together
 from jaxsep.evaluation.statistics import quantile_names
 from jaxsep.objective.permutation import MAX_SOURCES
 
@@ -23,9 +23,9 @@ Rule = tuple[Callable[[Any], bool], str]
 
 
 def validate(config: ConfigDict, *, devices: int = 1) -> None:
-    """Raise SettingsError with all `problems`."""
+    """Raise ConfigError with all `problems`."""
     if found := problems(config, devices=devices):
-        raise SettingsError(together(found))
+        raise ConfigError(together(found))
 
 
 def problems(config: ConfigDict, *, devices: int = 1) -> list[str]:
@@ -42,7 +42,9 @@ def problems(config: ConfigDict, *, devices: int = 1) -> list[str]:
         good["weighting.gamma"] = tuple(gamma)
     own_network = ":" in str(good.get("model.family", ""))  # it may have fields of its own
     for name in flat.keys() - _RULES.keys():
-        if not name.startswith("weighting.gamma.") and not (own_network and name.startswith("model.")):
+        if not name.startswith("weighting.gamma.") and not (
+            own_network and name.startswith("model.")
+        ):
             found[name] = f"{name}: no such field{closest(name, _RULES)}"
     return [*found.values(), *crossed(good, devices)]
 
@@ -86,10 +88,10 @@ def gamma_vector(
     """[classes] float32: each class's value of γ, by its own name, else its group's, else its corpus's, else 0.
 
     Raises:
-      SettingsError: all `gamma_problems`.
+      ConfigError: all `gamma_problems`.
     """
     if found := gamma_problems(gamma, names, groups, corpora):
-        raise SettingsError(together(found))
+        raise ConfigError(together(found))
     values = [
         gamma.get(name, gamma.get(group, gamma.get(corpus, 0.0)))
         for name, group, corpus in zip(names, groups, corpora, strict=True)
@@ -116,7 +118,10 @@ def _whole(low: int, high: int = MAX_STEPS) -> Rule:
 
 
 def _at_least(low: float, high: float) -> Rule:
-    return lambda v: _number(v) and low <= v <= high, f"a number of at least {low:g} and at most {high:g}"
+    return (
+        lambda v: _number(v) and low <= v <= high,
+        f"a number of at least {low:g} and at most {high:g}",
+    )
 
 
 def _above_zero(low: float, high: float) -> Rule:
@@ -160,7 +165,10 @@ _GAMMA = (lambda v: _number(v) and abs(v) <= 1e30, "a number within ±1e30")
 _RULES: dict[str, Rule] = {
     "scale": _text(),
     "seed": _whole(0, 2**32 - 1),  # JAX would take another seed for the same
-    **dict.fromkeys(("data.speech_root", "data.environment_root", "data.premixed_root", "data.cache_dir"), _text()),
+    **dict.fromkeys(
+        ("data.speech_root", "data.environment_root", "data.premixed_root", "data.cache_dir"),
+        _text(),
+    ),
     "data.premixed_roles": _texts(0),
     "data.synthetic": _flag(),
     "data.sample_rate": _whole(1000, 384000),
@@ -183,7 +191,10 @@ _RULES: dict[str, Rule] = {
     "train.schedule_every": _whole(1, 10**6),
     "train.schedule_divisor": _at_least(1, 1e6),
     "train.warmup_epochs": _whole(0, 10**6),
-    "train.clip_norm": (lambda v: _number(v) and (v == 0 or 1e-6 <= v <= 1e30), "0, or a number from 1e-6 to 1e30"),
+    "train.clip_norm": (
+        lambda v: _number(v) and (v == 0 or 1e-6 <= v <= 1e30),
+        "0, or a number from 1e-6 to 1e30",
+    ),
     "train.ema_decay": (lambda v: _number(v) and 0 <= v < 1, "a number in [0, 1)"),
     "train.patience": _whole(0),
     "train.best_metric": _text(),
@@ -194,21 +205,39 @@ _RULES: dict[str, Rule] = {
     "train.workers": _whole(1, 256),
     "weighting.name": _one_of(*FACTORS, "product"),
     "weighting.factors": (
-        lambda v: isinstance(v, tuple) and len(v) <= 16 and all(isinstance(f, str) and f in FACTORS for f in v),
+        lambda v: (
+            isinstance(v, tuple)
+            and len(v) <= 16
+            and all(isinstance(f, str) and f in FACTORS for f in v)
+        ),
         f"a tuple of {', '.join(FACTORS)}, such as ('robust', 'class_bias'), or ()",
     ),
     "weighting.granularity": _one_of("example", "source"),
     "weighting.alpha": _at_least(0, 1e6),
-    "weighting.beta": (_beta, "(b0, b1) with b0 > 0 and b1 >= 0, such as (10.0, 0.5), from 1e-6 to 1e6 where not 0"),
-    "weighting.gamma": (lambda v: False, "a ConfigDict from names of classes, groups or corpora to numbers"),
-    "weighting.fraction": (lambda v: _number(v) and 1e-6 <= v <= 1, "a number in (0, 1], at least 1e-6"),
+    "weighting.beta": (
+        _beta,
+        "(b0, b1) with b0 > 0 and b1 >= 0, such as (10.0, 0.5), from 1e-6 to 1e6 where not 0",
+    ),
+    "weighting.gamma": (
+        lambda v: False,
+        "a ConfigDict from names of classes, groups or corpora to numbers",
+    ),
+    "weighting.fraction": (
+        lambda v: _number(v) and 1e-6 <= v <= 1,
+        "a number in (0, 1], at least 1e-6",
+    ),
     "weighting.threshold_db": _at_least(-200, 200),
     "weighting.dro_step": _above_zero(1e-12, 1e6),
     "weighting.dro_groups": _one_of("corpus", "group", "class"),
     "loss.improvement": _flag(),
     "loss.zero_mean": _flag(),
-    "model.family": (_family, f"{' or '.join(map(repr, models.FAMILIES))}, or 'package.module:Class'"),
-    **dict.fromkeys(("model.out_channels", "model.in_channels", "model.enc_num_basis"), _whole(1, 4096)),
+    "model.family": (
+        _family,
+        f"{' or '.join(map(repr, models.FAMILIES))}, or 'package.module:Class'",
+    ),
+    **dict.fromkeys(
+        ("model.out_channels", "model.in_channels", "model.enc_num_basis"), _whole(1, 4096)
+    ),
     "model.num_blocks": _whole(1, 128),
     "model.upsampling_depth": _whole(1, 12),
     "model.enc_kernel_size": _whole(2, 4096),

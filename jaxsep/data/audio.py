@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import soundfile
 import soxr
 
 from jaxsep.data.whole import what_is_missing
+from jaxsep.errors import DataError
+from jaxsep.files import display
 
 # Hz; of sound files, corpora and models. Beyond what any recorder takes, and low enough that nothing made of it is huge.
 MAX_SAMPLE_RATE = 1_000_000
@@ -30,25 +32,6 @@ LOUDEST = 2.0**32
 BLOCK_VALUES = 1 << 20
 # libsndfile's number of frames for a FLAC file whose header does not say it.
 UNKNOWN_FRAMES = 2**63 - 1
-
-
-class DataError(ValueError):
-    """The data, or a setting about the data, cannot be used as given. The message is made for the user: one line, or where
-    many files are to blame one line more for each."""
-
-
-def together(problems: Sequence[str]) -> str:
-    """One problem as it is; several as a first line that counts them and one indented line each, none twice.
-
-    >>> print(together(["seed is -1", "data.slots is ()"]))
-    2 problems in the configuration:
-      seed is -1
-      data.slots is ()
-    """
-    problems = list(dict.fromkeys(problems))
-    if len(problems) == 1:
-        return problems[0]
-    return "\n  ".join([f"{len(problems)} problems in the configuration:", *problems])
 
 
 def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, int]:
@@ -89,7 +72,9 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, i
         if rate != sample_rate:
             samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
     if not samples.size:
-        raise DataError(f"{display(path)}: holds no samples at {sample_rate} Hz; at least one is needed")
+        raise DataError(
+            f"{display(path)}: holds no samples at {sample_rate} Hz; at least one is needed"
+        )
     return np.ascontiguousarray(samples, dtype=np.float32), channels
 
 
@@ -112,7 +97,9 @@ def check_upsampling(rate: float, wanted: float, shown: str) -> None:
     """DataError where a sound at `rate` would be resampled to more than MAX_UPSAMPLING times as many samples."""
     if wanted > rate * MAX_UPSAMPLING:
         least = math.ceil(wanted / MAX_UPSAMPLING)
-        raise DataError(f"{shown}: its sample rate is {rate:g} Hz; it must be at least {least} to become {wanted:g} Hz")
+        raise DataError(
+            f"{shown}: its sample rate is {rate:g} Hz; it must be at least {least} to become {wanted:g} Hz"
+        )
 
 
 def audio_blocks(path: str | os.PathLike, frames: int = 1 << 16) -> Iterator[np.ndarray]:
@@ -140,7 +127,9 @@ def _open(path: str | os.PathLike) -> soundfile.SoundFile:
         return soundfile.SoundFile(os.fsencode(path))
 
 
-def _blocks(path: str | os.PathLike, file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
+def _blocks(
+    path: str | os.PathLike, file: soundfile.SoundFile, frames: int
+) -> Iterator[np.ndarray]:
     """The rest of an open file, float32 [at most `frames`, channels] each."""
     count = 0
     while True:
@@ -169,8 +158,14 @@ def _reading(path: str | os.PathLike) -> Iterator[None]:
     except DataError:
         raise
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-        reason = "no such file" if isinstance(error, FileNotFoundError) else (text or type(error).__name__)
+        text = (
+            getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+        )
+        reason = (
+            "no such file"
+            if isinstance(error, FileNotFoundError)
+            else (text or type(error).__name__)
+        )
         reason = reason.splitlines()[-1].strip()
         raise DataError(f"{display(path)}: cannot be read as sound ({reason})") from error
 
@@ -183,13 +178,12 @@ def write_wav(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) ->
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(os.fsencode(path), np.asarray(samples, np.float32), sample_rate, format="WAV", subtype="FLOAT")
+        soundfile.write(
+            os.fsencode(path),
+            np.asarray(samples, np.float32),
+            sample_rate,
+            format="WAV",
+            subtype="FLOAT",
+        )
     except (soundfile.SoundFileError, OSError) as error:
         raise DataError(f"{display(path)}: cannot be written ({error})") from error
-
-
-def display(path: str | os.PathLike) -> str:
-    """The path as printable text of one line: bytes of a file name that are no valid UTF-8, and control characters, are
-    shown as escapes."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

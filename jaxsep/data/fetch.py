@@ -19,8 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from jaxsep.data.audio import display
-from jaxsep.data.packs.format import say
+from jaxsep.console import say
+from jaxsep.files import display
 
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 60.0
@@ -91,8 +91,14 @@ def length(path: Path) -> int:
 
 def byte_bar(title: str, total: int, *, initial: int = 0) -> tqdm:
     """A progress bar in bytes, with the time left, for what takes longer than a second; in a log, a line every 20 s."""
-    when: dict[str, Any] = {"delay": 1.0, "mininterval": 0.1 if sys.stderr.isatty() else 20.0, "dynamic_ncols": True}
-    return tqdm(total=total, initial=initial, desc=title, unit="B", unit_scale=True, leave=False, **when)
+    when: dict[str, Any] = {
+        "delay": 1.0,
+        "mininterval": 0.1 if sys.stderr.isatty() else 20.0,
+        "dynamic_ncols": True,
+    }
+    return tqdm(
+        total=total, initial=initial, desc=title, unit="B", unit_scale=True, leave=False, **when
+    )
 
 
 @contextmanager
@@ -101,7 +107,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FetchError(f"{display(path)}: cannot be written ({error.strerror or error}); {GO_ON}") from error
+        raise FetchError(
+            f"{display(path)}: cannot be written ({error.strerror or error}); {GO_ON}"
+        ) from error
 
 
 def _persist(url: str, part: Path, size: int, *, exact: bool, attempts: int, pause: float) -> None:
@@ -116,7 +124,9 @@ def _persist(url: str, part: Path, size: int, *, exact: bool, attempts: int, pau
             furthest = max(furthest, length(part))
             if failures >= attempts:
                 have = f"{length(part):,} of {size:,} bytes are here"
-                raise FetchError(f"{url}: {cut}, {failures} times in a row; {have}; {GO_ON}") from cut
+                raise FetchError(
+                    f"{url}: {cut}, {failures} times in a row; {have}; {GO_ON}"
+                ) from cut
             seconds = pause * 2 ** (failures - 1)
             say(f"{url}: {cut}; attempt {failures + 1} of {attempts} in {seconds:g} s")
             time.sleep(seconds)
@@ -204,4 +214,6 @@ def _check_md5(path: Path, name: str, wanted: str | None) -> None:
     if digest.hexdigest() != wanted:
         path.unlink()
         found = digest.hexdigest()
-        raise FetchError(f"{name}: MD5 is {found}; must be {wanted}; it is removed, the next run fetches it anew")
+        raise FetchError(
+            f"{name}: MD5 is {found}; must be {wanted}; it is removed, the next run fetches it anew"
+        )

@@ -15,15 +15,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
-from jaxsep.data.audio import DataError, display
-from jaxsep.data.packs.schema import check_names
+from jaxsep.errors import DataError
+from jaxsep.files import check_names, display
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".wav", ".flac", ".ogg")
 # Training utterances of WSJ0-2mix as Tzinis et al. count them in "Unified gradient reweighting".
 PAPER_TRAIN_UTTERANCES = 14_823
 # ESC-50's targets are numbered in the order of its README: ten classes to each major category.
-ESC50_GROUPS = ("animals", "natural_soundscapes", "human_non_speech", "interior_domestic", "exterior_urban")
+ESC50_GROUPS = (
+    "animals",
+    "natural_soundscapes",
+    "human_non_speech",
+    "interior_domestic",
+    "exterior_urban",
+)
 ESC50_COLUMNS = ("filename", "fold", "target", "category", "src_file")
 KNOWN = (
     "ESC-50 as published (audio/ and meta/esc50.csv), WSJ0-2mix as published (2speakers/wav8k/min/{tr,cv,tt}/{s1,s2}), "
@@ -42,7 +48,11 @@ class Row:
 
 
 def read_layout(
-    root: str | os.PathLike, corpus: str, *, sample_rate: int = 8000, others: Counter[str] | None = None
+    root: str | os.PathLike,
+    corpus: str,
+    *,
+    sample_rate: int = 8000,
+    others: Counter[str] | None = None,
 ) -> tuple[str, list[Row]]:
     """Recognises the layout of a dataset and lists its recordings, sorted by path.
 
@@ -73,9 +83,13 @@ def read_layout(
             raise DataError(f"{field}: {display(root)} has no known layout; known: {KNOWN}")
     except OSError as error:
         place = display(error.filename or folder)
-        raise DataError(f"{field}: {place} cannot be read ({error.strerror}); it must be readable") from error
+        raise DataError(
+            f"{field}: {place} cannot be read ({error.strerror}); it must be readable"
+        ) from error
     if not rows:
-        raise DataError(f"{field}: {display(root)} looks like {layout} but holds no recordings; known: {KNOWN}")
+        raise DataError(
+            f"{field}: {display(root)} looks like {layout} but holds no recordings; known: {KNOWN}"
+        )
     try:
         check_names({row.class_name for row in rows})
     except ValueError as error:
@@ -95,7 +109,9 @@ def check_root(folder: Path, field: str, known: str) -> None:
             raise DataError(f"{field}: {display(folder)} is empty; known layouts: {known}")
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        message = f"{field}: {display(folder)} is no readable folder ({reason}); known layouts: {known}"
+        message = (
+            f"{field}: {display(folder)} is no readable folder ({reason}); known layouts: {known}"
+        )
         raise DataError(message) from error
 
 
@@ -107,7 +123,13 @@ def mixture_bases(root: Path, sample_rate: int) -> Iterator[Path]:
     rates = sorted(("wav8k", "wav16k"), key=lambda name: name != f"wav{sample_rate // 1000}k")
     yield root
     yield from (root / length for length in ("min", "max"))
-    for top in (root, root / "2speakers", root / "3speakers", root / "Libri2Mix", root / "Libri3Mix"):
+    for top in (
+        root,
+        root / "2speakers",
+        root / "3speakers",
+        root / "Libri2Mix",
+        root / "Libri3Mix",
+    ):
         yield from (top / rate / length for rate in rates for length in ("min", "max"))
 
 
@@ -148,7 +170,9 @@ def utterances_of(stem: str) -> tuple[str, ...]:
         [float(level) for level in levels]
     except ValueError:
         return ()
-    fits = len(names) == len(levels) >= 2 and all(len(name) == 8 and name.isalnum() for name in names)
+    fits = len(names) == len(levels) >= 2 and all(
+        len(name) == 8 and name.isalnum() for name in names
+    )
     return tuple(names) if fits else ()
 
 
@@ -175,7 +199,9 @@ def _raise(error: OSError) -> None:
 
 def _wsj0_base(root: Path, sample_rate: int) -> Path | None:
     for base in mixture_bases(root, sample_rate):
-        if any((base / s / "s1").is_dir() and (base / s / "s2").is_dir() for s in ("tr", "cv", "tt")):
+        if any(
+            (base / s / "s1").is_dir() and (base / s / "s2").is_dir() for s in ("tr", "cv", "tt")
+        ):
             return base
     return None
 
@@ -192,7 +218,9 @@ def _wsj0(root: Path, base: Path, corpus: str, others: Counter[str]) -> list[Row
                 names = utterances_of(Path(name).stem)
                 if len(names) <= place:
                     shown = display(base / folder / role / name)
-                    raise DataError(f"{shown}: no WSJ0-2mix name; they read like 011a0101_1.8_20aa010b_-1.8.wav")
+                    raise DataError(
+                        f"{shown}: no WSJ0-2mix name; they read like 011a0101_1.8_20aa010b_-1.8.wav"
+                    )
                 # An utterance occurs in several mixtures, cut to the shorter of the two: the longest copy is kept.
                 copy = (-_size(base / folder / role / name), os.path.join(place_of_role, name))
                 best[names[place]] = min(best.get(names[place], copy), copy)
@@ -212,19 +240,27 @@ def _esc50(root: Path, others: Counter[str]) -> list[Row]:
     try:
         with open(table, newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
-            missing = [column for column in ESC50_COLUMNS if column not in (reader.fieldnames or ())]
+            missing = [
+                column for column in ESC50_COLUMNS if column not in (reader.fieldnames or ())
+            ]
             if missing:
                 needed = ", ".join(ESC50_COLUMNS)
-                raise DataError(f"{display(table)}: column {missing[0]!r} is missing; needed: {needed}")
+                raise DataError(
+                    f"{display(table)}: column {missing[0]!r} is missing; needed: {needed}"
+                )
             entries = []
             for line, entry in enumerate(reader, start=2):
                 _check_esc50(table, line, entry)
                 entries.append(entry)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{display(table)}: cannot be read ({error})") from error
-    twice = [name for name, count in Counter(entry["filename"] for entry in entries).items() if count > 1]
+    twice = [
+        name for name, count in Counter(entry["filename"] for entry in entries).items() if count > 1
+    ]
     if twice:
-        raise DataError(f"{display(table)}: lists {twice[0]!r} more than once; every file must be listed once")
+        raise DataError(
+            f"{display(table)}: lists {twice[0]!r} more than once; every file must be listed once"
+        )
     listed = {entry["filename"] for entry in entries}
     for name in set(sound_files(root / "audio", others)) - listed:
         others[f"{_suffix(name)} that {table.name} does not name"] += 1

@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 import soundfile
 from tqdm import tqdm
 
-from jaxsep.data.audio import DataError, display
+from jaxsep.console import say
 from jaxsep.data.fetch import ATTEMPTS, PAUSE_SECONDS, FetchError, fetch, length, part_of, writing
 from jaxsep.data.layouts import SPLITS, read_layout
-from jaxsep.data.packs.format import say
-from jaxsep.data.packs.schema import read_json
 from jaxsep.data.unpack import BadArchive, discard, unpack
+from jaxsep.errors import DataError
+from jaxsep.files import display, read_json
 
 DOWNLOADS = "downloads"
 # Written into a finished folder: where it is from, under which licence.
@@ -63,7 +63,9 @@ class Source:
         return "speech" if self.place.startswith("speech/") else "environment"
 
 
-def _libri_speech(subset: str, split: str, archive_bytes: int, md5: str, *, recordings: int, hours: float) -> Source:
+def _libri_speech(
+    subset: str, split: str, archive_bytes: int, md5: str, *, recordings: int, hours: float
+) -> Source:
     return Source(
         name=f"{subset}.tar.gz",
         url=f"https://www.openslr.org/resources/12/{subset}.tar.gz",
@@ -83,10 +85,29 @@ def _libri_speech(subset: str, split: str, archive_bytes: int, md5: str, *, reco
 # there is most space: at its fullest the disk then holds the least.
 SOURCES = (
     _libri_speech(
-        "train-clean-100", "train", 6_387_309_499, "2a93770f6d5c6c964bc36631d331a522", recordings=28_539, hours=100.6
+        "train-clean-100",
+        "train",
+        6_387_309_499,
+        "2a93770f6d5c6c964bc36631d331a522",
+        recordings=28_539,
+        hours=100.6,
     ),
-    _libri_speech("dev-clean", "val", 337_926_286, "42e2234ba48799c1f50f24a7926300a1", recordings=2_703, hours=5.4),
-    _libri_speech("test-clean", "test", 346_663_984, "32fa31d27d2e1cad72775fee3f4849a9", recordings=2_620, hours=5.41),
+    _libri_speech(
+        "dev-clean",
+        "val",
+        337_926_286,
+        "42e2234ba48799c1f50f24a7926300a1",
+        recordings=2_703,
+        hours=5.4,
+    ),
+    _libri_speech(
+        "test-clean",
+        "test",
+        346_663_984,
+        "32fa31d27d2e1cad72775fee3f4849a9",
+        recordings=2_620,
+        hours=5.41,
+    ),
     Source(
         name="ESC-50-master.zip",
         url="https://github.com/karolpiczak/ESC-50/archive/master.zip",
@@ -138,7 +159,9 @@ def byte_steps(root: Path, source: Source) -> tuple[int, int, int]:
     return max(0, source.archive_bytes - here), source.unpacked_bytes, -source.archive_bytes
 
 
-def obtain(root: Path, source: Source, *, attempts: int = ATTEMPTS, pause: float = PAUSE_SECONDS) -> None:
+def obtain(
+    root: Path, source: Source, *, attempts: int = ATTEMPTS, pause: float = PAUSE_SECONDS
+) -> None:
     """Fetches, unpacks and checks a source and puts it in its place; its archive is removed after that.
 
     Args:
@@ -151,20 +174,31 @@ def obtain(root: Path, source: Source, *, attempts: int = ATTEMPTS, pause: float
     """
     archive, staging, target = archive_of(root, source), _staging(root, source), root / source.place
     say(f"{source.name} ({source.licence}): {source.url}")
-    fetch(source.url, archive, size=source.archive_bytes, md5=source.md5, attempts=attempts, pause=pause)
+    fetch(
+        source.url,
+        archive,
+        size=source.archive_bytes,
+        md5=source.md5,
+        attempts=attempts,
+        pause=pause,
+    )
     try:
         with writing(staging):
             staging.mkdir()
         unpack(archive, staging, partial(_place, source))
         _check(source, staging)
         with writing(target):
-            (staging / RECORD).write_text(json.dumps(_record(source), indent=1) + "\n", encoding="utf-8")
+            (staging / RECORD).write_text(
+                json.dumps(_record(source), indent=1) + "\n", encoding="utf-8"
+            )
             os.sync()  # one flush for all files: a power cut must not leave a folder in its place with empty files
             target.parent.mkdir(exist_ok=True)
             staging.rename(target)
     except BadArchive as error:
         discard(archive)
-        raise FetchError(f"{error}; the archive is removed, the next run fetches it anew") from error
+        raise FetchError(
+            f"{error}; the archive is removed, the next run fetches it anew"
+        ) from error
     finally:
         discard(staging)
     discard(archive)
@@ -228,9 +262,15 @@ def _check_clips(name: str, folder: Path) -> int:
         try:
             samples, rate = soundfile.read(os.fsencode(folder / row.path), dtype="int16")
         except (soundfile.SoundFileError, OSError) as error:
-            reason = "missing" if not (folder / row.path).exists() else f"cannot be read as sound ({error})"
+            reason = (
+                "missing"
+                if not (folder / row.path).exists()
+                else f"cannot be read as sound ({error})"
+            )
             raise BadArchive(f"{name}: {row.path} is {reason}") from error
         if (rate, len(samples)) != (CLIP_RATE, CLIP_SAMPLES):
             wanted = f"{CLIP_SAMPLES:,} at {CLIP_RATE:,} Hz"
-            raise BadArchive(f"{name}: {row.path} has {len(samples):,} samples at {rate:,} Hz; must have {wanted}")
+            raise BadArchive(
+                f"{name}: {row.path} has {len(samples):,} samples at {rate:,} Hz; must have {wanted}"
+            )
     return len({row.path for row in rows})

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsep.data.audio import DataError, display
 from jaxsep.data.layouts import mixture_bases, sound_files, utterances_of
-from jaxsep.data.packs.schema import check_names
+from jaxsep.errors import DataError
+from jaxsep.files import check_names, display
 
 FIELD = "data.premixed_root"
 SPLIT_FOLDERS = {
@@ -54,7 +54,10 @@ def find_roles(folder: Path) -> tuple[str, ...]:
 
 
 def read_items(
-    root: Path, folders: Sequence[tuple[str, Path]], roles: tuple[str, ...], others: Counter[str] | None = None
+    root: Path,
+    folders: Sequence[tuple[str, Path]],
+    roles: tuple[str, ...],
+    others: Counter[str] | None = None,
 ) -> tuple[list[tuple[str, ...]], list[str]]:
     """For each mixture the paths of its roles, and its split. A file that only some roles have is named for all of them, and
     found missing when it is read. `others`, if given, counts the files of other suffixes beside them."""
@@ -74,7 +77,9 @@ def read_items(
                 raise DataError(
                     f"data.premixed_roles: {role!r} has no folder in {display(folder)}; every role needs one"
                 )
-        names = sorted({name for role in roles for name in sound_files(folder / role, others)}, key=os.fsencode)
+        names = sorted(
+            {name for role in roles for name in sound_files(folder / role, others)}, key=os.fsencode
+        )
         places = [os.path.relpath(folder / role, root) for role in roles]
         items += [tuple(os.path.join(place, name) for place in places) for name in names]
         splits += [split] * len(names)

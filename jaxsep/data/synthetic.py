@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsep.data.audio import DataError, display, write_wav
+from jaxsep.data.audio import write_wav
 from jaxsep.data.packs.corpus import SYNTHETIC_MARKER
-from jaxsep.data.packs.format import publish
-from jaxsep.data.packs.schema import read_json
+from jaxsep.data.packs.format import pack_folder
+from jaxsep.errors import DataError
+from jaxsep.files import display, read_json
 
 DEMO_VERSION = 1
 SECONDS = 4.0
@@ -59,13 +60,17 @@ def make_demo(folder: str | os.PathLike, *, sample_rate: int = 8000, seed: int =
     """
     folder = Path(folder)
     if sample_rate < LOWEST_RATE or seed < 0:
-        raise DataError(f"demo: sample_rate is {sample_rate}, seed {seed}; must be at least {LOWEST_RATE} (Hz) and 0")
+        raise DataError(
+            f"demo: sample_rate is {sample_rate}, seed {seed}; must be at least {LOWEST_RATE} (Hz) and 0"
+        )
     marker = {"synthetic": True, "version": DEMO_VERSION, "sample_rate": sample_rate, "seed": seed}
     if folder.is_dir() and os.listdir(folder):
         if _read_marker(folder) == marker:
             return
-        raise DataError(f"{display(folder)}: holds something else than this synthetic corpus; must be empty or missing")
-    with publish(folder, complete=SYNTHETIC_MARKER) as temporary:
+        raise DataError(
+            f"{display(folder)}: holds something else than this synthetic corpus; must be empty or missing"
+        )
+    with pack_folder(folder, complete=SYNTHETIC_MARKER) as temporary:
         for split in SPEAKERS:
             _write_speech(temporary / "speech" / split, split, sample_rate, seed)
             _write_environment(temporary / "environment" / split, split, sample_rate, seed)
@@ -93,14 +98,22 @@ def _write_speech(folder: Path, split: str, rate: int, seed: int) -> None:
         tract = voice.uniform(0.92, 1.04) if speaker % 2 else voice.uniform(1.08, 1.22)
         tempo = voice.uniform(3.0, 4.5)
         for take in range(UTTERANCES[split]):
-            samples = speech(_rng(seed, "speech", split, speaker, take), rate, pitch=pitch, tract=tract, tempo=tempo)
+            samples = speech(
+                _rng(seed, "speech", split, speaker, take),
+                rate,
+                pitch=pitch,
+                tract=tract,
+                tempo=tempo,
+            )
             write_wav(folder / f"{split}{speaker:02d}" / f"{take:02d}.wav", samples, rate)
 
 
 def _write_environment(folder: Path, split: str, rate: int, seed: int) -> None:
     for name, make in ENVIRONMENTS.items():
         for take in range(RECORDINGS[split]):
-            samples = _level(make(_rng(seed, name, split, take), np.arange(int(SECONDS * rate)) / rate, rate))
+            samples = _level(
+                make(_rng(seed, name, split, take), np.arange(int(SECONDS * rate)) / rate, rate)
+            )
             write_wav(folder / name / f"{take:02d}.wav", samples, rate)
 
 
@@ -126,12 +139,22 @@ def speech(rng: Rng, rate: int, *, pitch: float, tract: float, tempo: float) -> 
             at += int(CONTROL_RATE * rng.uniform(0.15, 0.4))
     # Declination over the utterance, slow wandering, vibrato and jitter, as a factor of the speaker's pitch.
     time = np.arange(frames) / CONTROL_RATE
-    wander = np.interp(time, np.arange(0, SECONDS + 1, 0.4), rng.normal(0, 0.08, int((SECONDS + 1) / 0.4) + 1))
-    f0 = pitch * (1.08 - 0.04 * time + wander + 0.015 * np.sin(2 * np.pi * 5.5 * time) + rng.normal(0, 0.006, frames))
+    wander = np.interp(
+        time, np.arange(0, SECONDS + 1, 0.4), rng.normal(0, 0.08, int((SECONDS + 1) / 0.4) + 1)
+    )
+    f0 = pitch * (
+        1.08
+        - 0.04 * time
+        + wander
+        + 0.015 * np.sin(2 * np.pi * 5.5 * time)
+        + rng.normal(0, 0.006, frames)
+    )
     return _level(_voice(f0, formants, voiced, rate, length) + bursts)
 
 
-def _voice(f0: np.ndarray, formants: np.ndarray, voiced: np.ndarray, rate: int, length: int) -> np.ndarray:
+def _voice(
+    f0: np.ndarray, formants: np.ndarray, voiced: np.ndarray, rate: int, length: int
+) -> np.ndarray:
     """Harmonics of f0 [frames], each as loud as the four resonances let it be."""
     time, control = np.arange(length) / rate, np.arange(f0.size) / CONTROL_RATE
     phase = 2 * np.pi * np.cumsum(np.interp(time, control, f0)) / rate
@@ -167,7 +190,9 @@ def _band(rng: Rng, count: int, rate: int, low: float, high: float) -> np.ndarra
     return noise / max(noise.std(), 1e-9)
 
 
-def _events(rng: Rng, count: int, starts: np.ndarray, shape: Callable[[], np.ndarray]) -> np.ndarray:
+def _events(
+    rng: Rng, count: int, starts: np.ndarray, shape: Callable[[], np.ndarray]
+) -> np.ndarray:
     """Sums short sounds into a signal of `count` samples, each made anew at one of the `starts`."""
     out = np.zeros(count)
     for start in starts[starts < count].astype(int):
@@ -177,7 +202,9 @@ def _events(rng: Rng, count: int, starts: np.ndarray, shape: Callable[[], np.nda
 
 
 def _rain(rng: Rng, time: np.ndarray, rate: int) -> np.ndarray:
-    drops = np.where(rng.random(time.size) < rng.uniform(0.005, 0.02), rng.exponential(3, time.size), 0)
+    drops = np.where(
+        rng.random(time.size) < rng.uniform(0.005, 0.02), rng.exponential(3, time.size), 0
+    )
     return _band(rng, time.size, rate, rng.uniform(0.1, 0.2) * rate, 0.5 * rate) + drops
 
 
@@ -187,7 +214,9 @@ def _wind(rng: Rng, time: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _siren(rng: Rng, time: np.ndarray, rate: int) -> np.ndarray:
-    sweep = rng.uniform(900, 1300) + rng.uniform(250, 450) * np.sin(2 * np.pi * rng.uniform(0.3, 2.0) * time)
+    sweep = rng.uniform(900, 1300) + rng.uniform(250, 450) * np.sin(
+        2 * np.pi * rng.uniform(0.3, 2.0) * time
+    )
     phase = 2 * np.pi * np.cumsum(sweep) / rate
     return np.sin(phase) + 0.3 * np.sin(2 * phase)
 
@@ -196,11 +225,15 @@ def _clock_tick(rng: Rng, time: np.ndarray, rate: int) -> np.ndarray:
     pitch, decay = rng.uniform(1800, 3200), rng.uniform(0.004, 0.01)
     tick = np.arange(int(0.06 * rate)) / rate
     starts = np.arange(rng.uniform(0, 0.3), SECONDS, rng.uniform(0.25, 0.5)) * rate
-    return _events(rng, time.size, starts, lambda: np.sin(2 * np.pi * pitch * tick) * np.exp(-tick / decay))
+    return _events(
+        rng, time.size, starts, lambda: np.sin(2 * np.pi * pitch * tick) * np.exp(-tick / decay)
+    )
 
 
 def _engine(rng: Rng, time: np.ndarray, rate: int) -> np.ndarray:
-    speed = rng.uniform(25, 60) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.1, 0.4) * time + rng.uniform(0, 6)))
+    speed = rng.uniform(25, 60) * (
+        1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.1, 0.4) * time + rng.uniform(0, 6))
+    )
     phase = 2 * np.pi * np.cumsum(speed) / rate
     tones = sum(np.sin(k * phase + rng.uniform(0, 6)) / k**0.7 for k in range(1, 9))
     return tones + 0.2 * _band(rng, time.size, rate, 30, 500)
@@ -220,24 +253,47 @@ def _birds(rng: Rng, time: np.ndarray, rate: int) -> np.ndarray:
 def _knocks(rng: Rng, time: np.ndarray, rate: int) -> np.ndarray:
     pitch, knock = rng.uniform(90, 180), np.arange(int(0.15 * rate)) / rate
     groups = np.arange(rng.uniform(0, 0.4), SECONDS, rng.uniform(0.9, 1.4))
-    starts = (groups[:, None] + rng.uniform(0.14, 0.22) * np.arange(rng.integers(2, 5))).ravel() * rate
-    return _events(rng, time.size, starts, lambda: np.sin(2 * np.pi * pitch * knock) * np.exp(-knock / 0.03))
+    starts = (
+        groups[:, None] + rng.uniform(0.14, 0.22) * np.arange(rng.integers(2, 5))
+    ).ravel() * rate
+    return _events(
+        rng, time.size, starts, lambda: np.sin(2 * np.pi * pitch * knock) * np.exp(-knock / 0.03)
+    )
 
 
 def _bell(rng: Rng, time: np.ndarray, rate: int) -> np.ndarray:
     pitch, ring = rng.uniform(400, 800), np.arange(int(2.0 * rate)) / rate
-    partials = [(p, a) for p, a in ((1.0, 1.0), (2.0, 0.6), (2.76, 0.5), (4.07, 0.3)) if p * pitch < 0.48 * rate]
+    partials = [
+        (p, a)
+        for p, a in ((1.0, 1.0), (2.0, 0.6), (2.76, 0.5), (4.07, 0.3))
+        if p * pitch < 0.48 * rate
+    ]
 
     def strike() -> np.ndarray:
-        return np.sum([a * np.sin(2 * np.pi * p * pitch * ring) * np.exp(-ring * p / 0.7) for p, a in partials], axis=0)
+        return np.sum(
+            [
+                a * np.sin(2 * np.pi * p * pitch * ring) * np.exp(-ring * p / 0.7)
+                for p, a in partials
+            ],
+            axis=0,
+        )
 
-    return _events(rng, time.size, np.arange(rng.uniform(0, 0.5), SECONDS, rng.uniform(0.8, 1.6)) * rate, strike)
+    return _events(
+        rng,
+        time.size,
+        np.arange(rng.uniform(0, 0.5), SECONDS, rng.uniform(0.8, 1.6)) * rate,
+        strike,
+    )
 
 
 def _crackle(rng: Rng, time: np.ndarray, rate: int) -> np.ndarray:
     def crack() -> np.ndarray:
         count = int(rng.uniform(0.002, 0.02) * rate)
-        return rng.exponential(0.5) * rng.normal(size=count) * np.exp(-np.arange(count) / (0.3 * count))
+        return (
+            rng.exponential(0.5)
+            * rng.normal(size=count)
+            * np.exp(-np.arange(count) / (0.3 * count))
+        )
 
     return _events(rng, time.size, rng.uniform(0, SECONDS, rng.integers(60, 140)) * rate, crack)
 

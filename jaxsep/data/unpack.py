@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from jaxsep.data.audio import display
 from jaxsep.data.fetch import FetchError, byte_bar, length, writing
+from jaxsep.files import display
 
 # Every way in which tarfile and zipfile say that the bytes are no archive, cut, or damaged.
 DAMAGED = (
@@ -67,7 +67,9 @@ def unpack(archive: Path, folder: Path, place: Callable[[tuple[str, ...]], str |
 def _parts(archive: Path, name: str) -> tuple[str, ...]:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
-        raise BadArchive(f"{display(archive)}: holds {name!r}; names must be relative and without '..' or NUL")
+        raise BadArchive(
+            f"{display(archive)}: holds {name!r}; names must be relative and without '..' or NUL"
+        )
     return path.parts
 
 
@@ -83,7 +85,9 @@ def _tar_members(archive: Path) -> Iterator[Member]:
                 continue
             stream = tar.extractfile(member) if member.isreg() else None
             if stream is None:
-                raise BadArchive(f"{display(archive)}: holds {member.name!r}, a link or device; must hold files alone")
+                raise BadArchive(
+                    f"{display(archive)}: holds {member.name!r}, a link or device; must hold files alone"
+                )
             yield member.name, stream, raw.tell()
 
 
@@ -95,7 +99,9 @@ def _zip_members(archive: Path) -> Iterator[Member]:
             if member.is_dir():
                 continue
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise BadArchive(f"{display(archive)}: holds {member.filename!r}, a link; must hold files alone")
+                raise BadArchive(
+                    f"{display(archive)}: holds {member.filename!r}, a link; must hold files alone"
+                )
             with file.open(member) as stream:
                 yield member.filename, stream, position
 

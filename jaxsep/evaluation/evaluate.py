@@ -11,7 +11,12 @@ from jaxsep.objective.permutation import best_permutation
 from jaxsep.objective.si_sdr import pairwise_si_sdr, si_sdr
 
 Rows = dict[str, np.ndarray]
-LABELS = ("index", "class_ids", "active", "valid")  # of a batch, that its rows are made of beside the scores
+LABELS = (
+    "index",
+    "class_ids",
+    "active",
+    "valid",
+)  # of a batch, that its rows are made of beside the scores
 COLUMNS = ("index", "slot", "class_id", "num_active", "input_snr", "si_sdr", "si_sdri")
 
 
@@ -40,12 +45,17 @@ def make_eval_step(
         def cut(signals: jax.Array) -> jax.Array:
             signals = jnp.where(inside, signals, 0.0)
             if zero_mean:
-                mean = jnp.sum(signals, axis=-1, keepdims=True) / jnp.maximum(batch["lengths"], 1)[:, None, None]
+                mean = (
+                    jnp.sum(signals, axis=-1, keepdims=True)
+                    / jnp.maximum(batch["lengths"], 1)[:, None, None]
+                )
                 signals = jnp.where(inside, signals - mean, 0.0)
             return signals
 
         estimates, sources, mixture = cut(estimates), cut(sources), cut(mixture[:, None, :])
-        _, scores = best_permutation(pairwise_si_sdr(estimates, sources, zero_mean=False), active=active)
+        _, scores = best_permutation(
+            pairwise_si_sdr(estimates, sources, zero_mean=False), active=active
+        )
         own = si_sdr(mixture, sources, zero_mean=False)
         power = jnp.sum(jnp.square(sources), axis=-1)
         rest = jnp.sum(jnp.square(mixture - sources), axis=-1)
@@ -57,7 +67,9 @@ def make_eval_step(
     return step
 
 
-def evaluate(eval_step: Callable[..., dict[str, jax.Array]], params: Any, batches: Iterable[dict[str, Any]]) -> Rows:
+def evaluate(
+    eval_step: Callable[..., dict[str, jax.Array]], params: Any, batches: Iterable[dict[str, Any]]
+) -> Rows:
     """One row per active source of every valid example, in the order of the batches.
 
     Args:

@@ -7,7 +7,13 @@ from jaxsep.evaluation.evaluate import Rows
 from jaxsep.objective.permutation import best_permutation
 from jaxsep.objective.si_sdr import pairwise_si_sdr
 
-PLACES = {"worst": 0.0, "best": 1.0, "p01": 0.01, "p05": 0.05, "median": 0.5}  # the ends choose first
+PLACES = {
+    "worst": 0.0,
+    "best": 1.0,
+    "p01": 0.01,
+    "p05": 0.05,
+    "median": 0.5,
+}  # the ends choose first
 
 
 def pick_excerpts(rows: Rows, each: int = 5) -> list[tuple[str, int]]:
@@ -31,7 +37,10 @@ def pick_excerpts(rows: Rows, each: int = 5) -> list[tuple[str, int]]:
         target = quantile * (indices.size - 1)
         nearest = sorted(free, key=lambda mixture: abs(rank[mixture] - target))[:each]
         nearest.sort(key=rank.__getitem__)
-        picked += [(f"{label}-{number + 1}", int(indices[mixture])) for number, mixture in enumerate(nearest)]
+        picked += [
+            (f"{label}-{number + 1}", int(indices[mixture]))
+            for number, mixture in enumerate(nearest)
+        ]
         free = [mixture for mixture in free if mixture not in nearest]
     return picked
 

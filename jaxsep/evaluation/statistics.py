@@ -81,7 +81,9 @@ def average(summaries: Sequence[dict[str, Summary]]) -> dict[str, Summary]:
             "mean": mean([s[key]["mean"] for s in summaries]),
             "std": mean([s[key]["std"] for s in summaries]),
             "n": summaries[0][key]["n"],
-            "quantiles": {str(q): mean([s[key]["quantiles"][str(q)] for s in summaries]) for q in QUANTILES},
+            "quantiles": {
+                str(q): mean([s[key]["quantiles"][str(q)] for s in summaries]) for q in QUANTILES
+            },
             "epochs": len(summaries),
         }
         for key in common

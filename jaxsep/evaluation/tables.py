@@ -19,10 +19,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     speech        7.25
     environment  11.50
     """
-    widths = [max(len(str(line[column])) for line in [header, *rows]) for column in range(len(header))]
+    widths = [
+        max(len(str(line[column])) for line in [header, *rows]) for column in range(len(header))
+    ]
     return "\n".join(
         "  ".join(
-            [str(line[0]).ljust(widths[0])] + [str(cell).rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)]
+            [str(line[0]).ljust(widths[0])]
+            + [str(cell).rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)]
         ).rstrip()
         for line in [header, *rows]
     )
@@ -32,7 +35,10 @@ def distribution_table(summaries: dict[str, Summary]) -> str:
     """SI-SDRi in dB: mean, std and quantiles; combined, per corpus, and the best and worst classes by mean."""
     header = ["SI-SDRi (dB)", "mean", "std", *[f"{q} %" for q in QUANTILES], "sources"]
     overall = [key for key in summaries if not key.startswith("class:")]
-    classes = sorted((key for key in summaries if key.startswith("class:")), key=lambda key: -summaries[key]["mean"])
+    classes = sorted(
+        (key for key in summaries if key.startswith("class:")),
+        key=lambda key: -summaries[key]["mean"],
+    )
     lines = [_line(key, summaries[key]) for key in overall]
     if len(classes) > 2 * _EXTREMES:
         lines += [_line(f"best: {key[6:]}", summaries[key]) for key in classes[:_EXTREMES]]
@@ -44,11 +50,21 @@ def distribution_table(summaries: dict[str, Summary]) -> str:
 
 def _line(label: str, summary: Summary) -> list[str]:
     numbers = [summary["mean"], summary["std"], *summary["quantiles"].values()]
-    return [label, *["-" if value is None else f"{value:.2f}" for value in numbers], str(summary["n"])]
+    return [
+        label,
+        *["-" if value is None else f"{value:.2f}" for value in numbers],
+        str(summary["n"]),
+    ]
 
 
 def write_csv(
-    path: Path, rows: Rows, names: Sequence[str], groups: Sequence[str], corpora: Sequence[str], *, data: str
+    path: Path,
+    rows: Rows,
+    names: Sequence[str],
+    groups: Sequence[str],
+    corpora: Sequence[str],
+    *,
+    data: str,
 ) -> None:
     """One line per source: mixture index, slot, class, group, corpus, sources active in the mixture, input SNR, SI-SDR and
     SI-SDRi in dB (empty where the source is alone), and what the sound was ('recordings' or 'synthetic').
@@ -82,7 +98,12 @@ def write_csv(
                 if rows["num_active"][row] == 1:
                     decibels[-1] = ""
                 place = [int(rows["index"][row]), int(rows["slot"][row])]
-                kind = [names[class_id], groups[class_id], corpora[class_id], int(rows["num_active"][row])]
+                kind = [
+                    names[class_id],
+                    groups[class_id],
+                    corpora[class_id],
+                    int(rows["num_active"][row]),
+                ]
                 writer.writerow([*place, *kind, *decibels, data])
             file.flush()
             os.fsync(file.fileno())

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from jaxsep.data.audio import DataError, audio_blocks, audio_info, check_upsampling, display
+from jaxsep.data.audio import audio_blocks, audio_info, check_upsampling
+from jaxsep.errors import DataError
+from jaxsep.files import display
 from jaxsep.inference.chunks import ROUNDING, mixture_consistent
 from jaxsep.inference.separator import Separator
 
@@ -48,7 +50,9 @@ class Levels:
     def __init__(self, rate: int) -> None:
         self.samples, self.peak = 0, 0.0
         self._rate = rate
-        self._sums: list[np.ndarray] = []  # of a second: [2,...], of the samples and of their squares
+        self._sums: list[
+            np.ndarray
+        ] = []  # of a second: [2,...], of the samples and of their squares
 
     def watch(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The blocks as they are."""
@@ -58,7 +62,10 @@ class Levels:
             for piece in np.split(block, edges, axis=-1):
                 if self.samples % self._rate == 0:
                     self._sums.append(np.zeros((2, *block.shape[:-1])))
-                self._sums[-1] += piece.sum(-1, dtype=np.float64), np.square(piece, dtype=np.float64).sum(-1)
+                self._sums[-1] += (
+                    piece.sum(-1, dtype=np.float64),
+                    np.square(piece, dtype=np.float64).sum(-1),
+                )
                 self.samples += piece.shape[-1]
             yield block
 
@@ -119,8 +126,14 @@ def separate_file(
         blocks = sources.watch(_estimates(separator, path, rate, options, mixture))
         files = _write(blocks, partial, rate, frames, advance)
         if not mixture.power.any():
-            hint = " (its channels averaged; --channels each keeps them)" if channels > mixture.power.size else ""
-            raise DataError(f"{display(path)}: holds no sound, every sample is {mixture.mean.flat[0]:g}{hint}")
+            hint = (
+                " (its channels averaged; --channels each keeps them)"
+                if channels > mixture.power.size
+                else ""
+            )
+            raise DataError(
+                f"{display(path)}: holds no sound, every sample is {mixture.mean.flat[0]:g}{hint}"
+            )
         silent = _silent(sources, mixture) & (not (options.keep_silent or options.consistent))
         for file in (file for file, absent in zip(files, silent, strict=True) if absent):
             file.unlink()
@@ -155,14 +168,22 @@ def _decibels(ratio: np.ndarray) -> np.ndarray:
 
 def earlier_output(target: Path) -> list[Path]:
     """The files of sources in a folder that may not be there."""
-    return [file for file in target.iterdir() if OUTPUT.fullmatch(file.name)] if target.is_dir() else []
+    return (
+        [file for file in target.iterdir() if OUTPUT.fullmatch(file.name)]
+        if target.is_dir()
+        else []
+    )
 
 
 def _check_target(path: Path, target: Path, options: Options, channels: int, rate: int) -> None:
     if target.exists() and not target.is_dir():
-        raise DataError(f"{display(path)}: {display(target)} is a file; the sources need a folder of this name")
+        raise DataError(
+            f"{display(path)}: {display(target)} is a file; the sources need a folder of this name"
+        )
     if earlier_output(target) and not options.force:
-        raise DataError(f"{display(path)}: {display(target)} holds separated sources already; --force replaces them")
+        raise DataError(
+            f"{display(path)}: {display(target)} holds separated sources already; --force replaces them"
+        )
     written = channels if options.channels == "each" else 1
     if options.file_format == "flac" and (written > FLAC_CHANNELS or rate > FLAC_RATE):
         raise DataError(
@@ -171,7 +192,9 @@ def _check_target(path: Path, target: Path, options: Options, channels: int, rat
         )
 
 
-def _estimates(separator: Separator, path: Path, rate: int, options: Options, mixture: Levels) -> Iterator[np.ndarray]:
+def _estimates(
+    separator: Separator, path: Path, rate: int, options: Options, mixture: Levels
+) -> Iterator[np.ndarray]:
     """The estimates [K,N,T_j] of a file; mixture sees what is separated."""
 
     def read() -> Iterator[np.ndarray]:
@@ -188,7 +211,11 @@ def _estimates(separator: Separator, path: Path, rate: int, options: Options, mi
 
 
 def _write(
-    blocks: Iterable[np.ndarray], partial: Path, rate: int, frames: int, advance: Callable[[float], object]
+    blocks: Iterable[np.ndarray],
+    partial: Path,
+    rate: int,
+    frames: int,
+    advance: Callable[[float], object],
 ) -> list[Path]:
     """Write blocks [K,N,T_j] to partial/source1.wav, …; frames: how many are expected in all."""
     paths: list[Path] = []
@@ -201,7 +228,12 @@ def _write(
                 paths = [partial / f"source{n + 1}.wav" for n in range(block.shape[1])]
                 for path in paths:
                     made = soundfile.SoundFile(
-                        os.fsencode(path), "w", rate, channels, "FLOAT", format="RF64" if large else "WAV"
+                        os.fsencode(path),
+                        "w",
+                        rate,
+                        channels,
+                        "FLOAT",
+                        format="RF64" if large else "WAV",
                     )
                     files.append(stack.enter_context(made))
             for n, file in enumerate(files):
@@ -217,7 +249,9 @@ def _to_flac(partial: Path, peak: float) -> float:
     for path in list(partial.iterdir()):
         with soundfile.SoundFile(os.fsencode(path)) as source:
             target = os.fsencode(path.with_suffix(".flac"))
-            with soundfile.SoundFile(target, "w", source.samplerate, source.channels, "PCM_16", format="FLAC") as file:
+            with soundfile.SoundFile(
+                target, "w", source.samplerate, source.channels, "PCM_16", format="FLAC"
+            ) as file:
                 for block in source.blocks(1 << 16, dtype="float32", always_2d=True):
                     file.write(np.rint(block * np.float64(gain * 2**15)).astype(np.int16))
         path.unlink()
@@ -238,7 +272,11 @@ def _partial(scratch: Path, target: Path) -> Iterator[Path]:
         yield partial
     # An AssertionError is how soundfile says that a file took less than was written.
     except (soundfile.SoundFileError, OSError, AssertionError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "the disk is full, or the file beyond its size limit"
+        reason = (
+            getattr(error, "strerror", None)
+            or str(error)
+            or "the disk is full, or the file beyond its size limit"
+        )
         raise DataError(f"{display(target)}: cannot be written ({reason.strip()})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -60,11 +60,15 @@ def make_plan(sample_rate: int, chunk: float, overlap: float) -> Plan:
         return Plan(0, 0, 0)
     shared = round(overlap * sample_rate)
     if shared < 4:
-        raise ValueError(f"overlap is {overlap:g} s; it must be at least {4 / sample_rate:g} s, 4 samples")
+        raise ValueError(
+            f"overlap is {overlap:g} s; it must be at least {4 / sample_rate:g} s, 4 samples"
+        )
     return Plan(max(round(chunk * sample_rate), 2 * shared), shared, int(DROPPED * shared))
 
 
-def separate_blocks(blocks: Iterable[np.ndarray], network: Network, plan: Plan) -> Iterator[np.ndarray]:
+def separate_blocks(
+    blocks: Iterable[np.ndarray], network: Network, plan: Plan
+) -> Iterator[np.ndarray]:
     """The estimates of a signal, piece by piece; the memory it takes does not depend on the signal's length.
 
     Args:
@@ -91,7 +95,9 @@ def separate_blocks(blocks: Iterable[np.ndarray], network: Network, plan: Plan) 
         if before is not None:
             fade_from, fade_to = end - plan.overlap + plan.dropped, end - plan.dropped
             yield before[..., given - first : fade_from - first]
-            weight = (np.arange(fade_to - fade_from, dtype=np.float32) + 0.5) / (fade_to - fade_from)
+            weight = (np.arange(fade_to - fade_from, dtype=np.float32) + 0.5) / (
+                fade_to - fade_from
+            )
             faded_out = before[..., fade_from - first : fade_to - first] * (1 - weight)
             yield faded_out + estimates[..., fade_from - start : fade_to - start] * weight
             given = fade_to
@@ -110,7 +116,9 @@ def chunked(blocks: Iterable[np.ndarray], plan: Plan) -> Iterator[tuple[int, np.
     for block in blocks:
         held.append(block)
         count += block.shape[1]
-        while plan.length and count > hop + plan.length:  # more than a chunk: the last one is made at the end
+        while (
+            plan.length and count > hop + plan.length
+        ):  # more than a chunk: the last one is made at the end
             signal = np.concatenate(held, axis=1)[:, hop:]
             start, count, held = start + hop, signal.shape[1], [signal]
             hop = plan.length - plan.overlap
@@ -158,7 +166,9 @@ class MixtureFit:
     def gains(self, estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
         """[N] float32, after one more chunk: estimates [K,N,C], mixture [K,C]; one gain for all channels, which keep their
         balance."""
-        for signals, target in zip(estimates.astype(np.float64), mixture.astype(np.float64), strict=True):
+        for signals, target in zip(
+            estimates.astype(np.float64), mixture.astype(np.float64), strict=True
+        ):
             signals = signals - signals.mean(axis=1, keepdims=True)
             target = target - target.mean()
             self._gram = self._gram + signals @ signals.T
@@ -172,7 +182,9 @@ class MixtureFit:
         return (sign * np.clip(sign * solved, 0.1, 10.0)).astype(np.float32)
 
 
-def ordered(estimates: np.ndarray, past: np.ndarray | None, orders: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def ordered(
+    estimates: np.ndarray, past: np.ndarray | None, orders: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Put the sources of each channel of a chunk into order.
 
     A channel follows its own past, as the same samples of the mixture are in both chunks, and channel 0 by the sources'
@@ -223,12 +235,16 @@ def correlations(reference: np.ndarray, estimates: np.ndarray) -> np.ndarray:
 def envelopes(signals: np.ndarray) -> np.ndarray:
     """[N, T // ENVELOPE]: the root mean square of every ENVELOPE samples of signals [N,T], its mean over time removed."""
     count = signals.shape[1] // ENVELOPE
-    frames = signals[:, : count * ENVELOPE].reshape(len(signals), count, ENVELOPE).astype(np.float64)
+    frames = (
+        signals[:, : count * ENVELOPE].reshape(len(signals), count, ENVELOPE).astype(np.float64)
+    )
     levels = np.sqrt(np.mean(np.square(frames), axis=2))
     return levels - levels.sum(axis=1, keepdims=True) / max(count, 1)
 
 
-def mixture_consistent(estimates: Iterable[np.ndarray], mixture: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def mixture_consistent(
+    estimates: Iterable[np.ndarray], mixture: Iterable[np.ndarray]
+) -> Iterator[np.ndarray]:
     """Estimates that add up to the mixture: what they lack of it is shared out equally.
 
         ŝ_n + (o − Σ_m ŝ_m) / N

@@ -11,7 +11,14 @@ import soxr
 
 from jaxsep import models
 from jaxsep.inference.bundle import load_bundle
-from jaxsep.inference.chunks import CHUNK_SECONDS, OVERLAP_SECONDS, Network, Plan, make_plan, separate_blocks
+from jaxsep.inference.chunks import (
+    CHUNK_SECONDS,
+    OVERLAP_SECONDS,
+    Network,
+    Plan,
+    make_plan,
+    separate_blocks,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,9 @@ class Separator:
         """
         audio = np.asarray(audio, np.float32)
         if audio.ndim not in (1, 2) or audio.size == 0 or not np.all(np.isfinite(audio)):
-            raise ValueError(f"audio must be finite, [T] or [T, channels] and not empty, got shape {audio.shape}")
+            raise ValueError(
+                f"audio must be finite, [T] or [T, channels] and not empty, got shape {audio.shape}"
+            )
         mono = audio if audio.ndim == 1 else audio.mean(axis=1)
         return np.concatenate(list(self.stream([mono[None]], sample_rate)), axis=-1)[0]
 
@@ -64,7 +73,9 @@ class Separator:
                 taken += block.shape[-1]
                 yield block
 
-        inner = separate_blocks(resampled(counted(), sample_rate, self.sample_rate), self.network, self.plan)
+        inner = separate_blocks(
+            resampled(counted(), sample_rate, self.sample_rate), self.network, self.plan
+        )
         last = None
         for block in resampled(inner, self.sample_rate, sample_rate):
             last = block[..., : taken - given]
@@ -87,11 +98,15 @@ def resampled(blocks: Iterable[np.ndarray], rate: float, wanted: float) -> Itera
     for block in blocks:
         if stream is None:
             axes = block.shape[:-1]
-            stream = soxr.ResampleStream(rate, wanted, int(np.prod(axes)), dtype="float32", quality="HQ")
+            stream = soxr.ResampleStream(
+                rate, wanted, int(np.prod(axes)), dtype="float32", quality="HQ"
+            )
         frames = np.ascontiguousarray(block.reshape(-1, block.shape[-1]).T, np.float32)
         yield from _pieces(stream.resample_chunk(frames), axes)
     if stream is not None:
-        yield from _pieces(stream.resample_chunk(np.zeros((0, int(np.prod(axes))), np.float32), last=True), axes)
+        yield from _pieces(
+            stream.resample_chunk(np.zeros((0, int(np.prod(axes))), np.float32), last=True), axes
+        )
 
 
 def _pieces(frames: np.ndarray, axes: tuple[int, ...]) -> Iterator[np.ndarray]:
@@ -100,7 +115,11 @@ def _pieces(frames: np.ndarray, axes: tuple[int, ...]) -> Iterator[np.ndarray]:
 
 
 def load(
-    folder: str | os.PathLike, *, chunk: float = CHUNK_SECONDS, overlap: float = OVERLAP_SECONDS, trust: str = ""
+    folder: str | os.PathLike,
+    *,
+    chunk: float = CHUNK_SECONDS,
+    overlap: float = OVERLAP_SECONDS,
+    trust: str = "",
 ) -> Separator:
     """A separator from a run's folder or a model bundle: separator(audio, sample_rate) -> [N,T], see `Separator.__call__`.
 
@@ -110,12 +129,14 @@ def load(
       trust: 'package.module:Class' of a network outside jaxsep that the bundle may name; importing it runs its code.
 
     Raises:
-      BundleError: see `load_bundle`.
+      ModelError: see `load_bundle`.
       ValueError: chunk and overlap, see `chunks.make_plan`.
     """
     module, params, description = load_bundle(folder, trust=trust)
     sample_rate = int(description["sample_rate"])
-    return Separator(make_network(module, params), sample_rate, make_plan(sample_rate, chunk, overlap))
+    return Separator(
+        make_network(module, params), sample_rate, make_plan(sample_rate, chunk, overlap)
+    )
 
 
 def make_network(module: Any, params: Any) -> Network:
@@ -134,6 +155,8 @@ def make_network(module: Any, params: Any) -> Network:
     def network(mixture: np.ndarray) -> np.ndarray:
         samples = len(mixture)
         length = padded(samples) if padded(padded(samples)) == padded(samples) else samples
-        return np.asarray(apply_fn({"params": params}, np.pad(mixture, (0, length - samples))[None]))[0, :, :samples]
+        return np.asarray(
+            apply_fn({"params": params}, np.pad(mixture, (0, length - samples))[None])
+        )[0, :, :samples]
 
     return network

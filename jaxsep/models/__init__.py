@@ -37,15 +37,21 @@ def create(family: str, **fields: Any) -> nn.Module:
     """
     if family not in FAMILIES:
         module = _import_class(family)
-        return module(**{name: value for name, value in fields.items() if name in _field_names(module)})
+        return module(
+            **{name: value for name, value in fields.items() if name in _field_names(module)}
+        )
     legal = _field_names(FAMILIES[family])
     for name, value in fields.items():
         if name not in legal:
-            raise ValueError(f"model.{name} is not a field of family {family!r}; its fields are {', '.join(legal)}")
+            raise ValueError(
+                f"model.{name} is not a field of family {family!r}; its fields are {', '.join(legal)}"
+            )
         least, most = 2 if name == "enc_kernel_size" else 1, LARGEST.get(name, LARGEST_SIZE)
         if name == "dtype":
             if value not in DTYPES:
-                raise ValueError(f"model.dtype is {value!r}; it must be {' or '.join(map(repr, DTYPES))}")
+                raise ValueError(
+                    f"model.dtype is {value!r}; it must be {' or '.join(map(repr, DTYPES))}"
+                )
         elif name == "remat":
             if not isinstance(value, bool):
                 raise ValueError(f"model.remat is {value!r}; it must be True or False")
@@ -54,12 +60,18 @@ def create(family: str, **fields: Any) -> nn.Module:
                 f"model.{name} is {value!r:.80}; it must be an integer of at least {least}, at most {most}"
             )
     if family == "original" and fields.get("enc_num_basis", 0) % 2:
-        raise ValueError(f"model.enc_num_basis is {fields['enc_num_basis']}; family 'original' needs an even number")
+        raise ValueError(
+            f"model.enc_num_basis is {fields['enc_num_basis']}; family 'original' needs an even number"
+        )
     return FAMILIES[family](**fields)
 
 
 def _field_names(module: type[nn.Module]) -> list[str]:
-    return [field.name for field in dataclasses.fields(module) if field.init and field.name not in ("parent", "name")]
+    return [
+        field.name
+        for field in dataclasses.fields(module)
+        if field.init and field.name not in ("parent", "name")
+    ]
 
 
 def _import_class(family: str) -> type[nn.Module]:
@@ -70,7 +82,9 @@ def _import_class(family: str) -> type[nn.Module]:
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"model.family is {family!r}, which cannot be imported ({error}); {legal}") from error
+        raise ValueError(
+            f"model.family is {family!r}, which cannot be imported ({error}); {legal}"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"model.family is {family!r}, which is no flax.linen.Module; {legal}")
     return found

@@ -93,7 +93,9 @@ class ImprovedSudoRmRf(nn.Module):
     def __call__(self, mixture: Array) -> Array:
         samples = mixture.shape[1]
         padded = jnp.pad(mixture, ((0, 0), (0, self.padded(samples) - samples)))
-        encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded).astype(self.dtype)
+        encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded).astype(
+            self.dtype
+        )
         x = layers.GlobalNorm(name="encoder_norm")(encoded)
         x = layers.with_bias(*layers.Pointwise(self.out_channels, name="bottleneck")(x))
         x = layers.ublocks(
@@ -109,4 +111,6 @@ class ImprovedSudoRmRf(nn.Module):
         logits = layers.Pointwise(self.num_sources * self.enc_num_basis, name="mask")(x)
         masks = nn.relu(layers.with_bias(*logits))
         masked = masks * jnp.tile(encoded, (1, 1, self.num_sources))
-        return Decoder(self.enc_kernel_size, self.num_sources, name="decoder")(masked)[:, :, :samples]
+        return Decoder(self.enc_kernel_size, self.num_sources, name="decoder")(masked)[
+            :, :, :samples
+        ]

@@ -42,7 +42,9 @@ class Affine(nn.Module):
     @nn.compact
     def __call__(self, inputs: int) -> tuple[Array, Array]:
         init = fan_in_uniform(inputs)
-        return self.param("kernel", init, (inputs, self.features)), self.param("bias", init, (self.features,))
+        return self.param("kernel", init, (inputs, self.features)), self.param(
+            "bias", init, (self.features,)
+        )
 
 
 class Pointwise(nn.Module):
@@ -116,7 +118,9 @@ class NormPReLU(nn.Module):
     @nn.compact
     def __call__(self, x: Array, offset: Array | None = None) -> Array:
         scale, bias = _scale_and_bias(self, x)
-        return norms.norm_prelu(x, _or_zeros(offset, x), scale, bias, _slope(self, x, self.per_channel))
+        return norms.norm_prelu(
+            x, _or_zeros(offset, x), scale, bias, _slope(self, x, self.per_channel)
+        )
 
 
 def _or_zeros(offset: Array | None, x: Array) -> Array:
@@ -125,11 +129,15 @@ def _or_zeros(offset: Array | None, x: Array) -> Array:
 
 def _scale_and_bias(module: nn.Module, x: Array) -> tuple[Array, Array]:
     channels = x.shape[-1:]
-    return module.param("scale", nn.initializers.ones, channels), module.param("bias", nn.initializers.zeros, channels)
+    return module.param("scale", nn.initializers.ones, channels), module.param(
+        "bias", nn.initializers.zeros, channels
+    )
 
 
 def _slope(module: nn.Module, x: Array, per_channel: bool) -> Array:
-    return module.param("slope", nn.initializers.constant(0.25), x.shape[-1:] if per_channel else (1,))
+    return module.param(
+        "slope", nn.initializers.constant(0.25), x.shape[-1:] if per_channel else (1,)
+    )
 
 
 class UBlock(nn.Module):

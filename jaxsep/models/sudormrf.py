@@ -27,7 +27,9 @@ class Encoder(nn.Module):
     def __call__(self, waveform: Array) -> Array:
         init = layers.fan_in_uniform(self.enc_kernel_size)
         kernel = self.param("kernel", init, (self.enc_kernel_size, self.enc_num_basis))
-        return nn.relu(framing.encode(waveform, kernel, self.param("bias", init, (self.enc_num_basis,))))
+        return nn.relu(
+            framing.encode(waveform, kernel, self.param("bias", init, (self.enc_num_basis,)))
+        )
 
 
 class Mask(nn.Module):
@@ -55,7 +57,9 @@ class Mask(nn.Module):
                 matrix, bias = input_kernel @ matrix, bias + input_bias @ matrix
             else:
                 x = layers.with_bias(ops.product(x, input_kernel), input_bias)
-        logits = layers.with_bias(ops.product(x, matrix), bias).reshape(*x.shape[:2], sources, basis)
+        logits = layers.with_bias(ops.product(x, matrix), bias).reshape(
+            *x.shape[:2], sources, basis
+        )
         if sources == 1:
             return jax.nn.sigmoid(logits) * encoded[:, :, None]
         return framing.softmax_masked(logits, encoded)
@@ -74,8 +78,14 @@ class Decoder(nn.Module):
         kernel = self.param("kernel", init, (sources, basis, self.enc_kernel_size))
         # One product with a block diagonal matrix: its zeros cost less than bringing the source axis to the front.
         matrix = kernel[:, :, None] * jnp.eye(sources, dtype=kernel.dtype)[:, None, :, None]
-        frames = ops.product(x.reshape(batch, count, -1), matrix.reshape(sources * basis, -1), jnp.float32)
-        frames = frames.reshape(batch, count, sources, -1).swapaxes(1, 2).reshape(batch * sources, count, -1)
+        frames = ops.product(
+            x.reshape(batch, count, -1), matrix.reshape(sources * basis, -1), jnp.float32
+        )
+        frames = (
+            frames.reshape(batch, count, sources, -1)
+            .swapaxes(1, 2)
+            .reshape(batch * sources, count, -1)
+        )
         estimates = framing.overlap_add(frames).reshape(batch, sources, -1)
         return estimates + self.param("bias", nn.initializers.zeros, (sources,))[None, :, None]
 
@@ -116,7 +126,9 @@ class SudoRmRf(nn.Module):
     def __call__(self, mixture: Array) -> Array:
         samples = mixture.shape[1]
         padded = jnp.pad(mixture, ((0, 0), (0, self.padded(samples) - samples)))
-        encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded).astype(self.dtype)
+        encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(padded).astype(
+            self.dtype
+        )
         x = layers.GlobalNorm(name="encoder_norm")(encoded)
         x = layers.with_bias(*layers.Pointwise(self.out_channels, name="bottleneck")(x))
         x = layers.ublocks(

@@ -32,7 +32,9 @@ def cvar(fraction: float) -> Callable[..., jax.Array]:
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
 
-    def weigh(losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
+    def weigh(
+        losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None
+    ) -> jax.Array:
         worst_first = jnp.argsort(-jnp.ravel(losses), stable=True)
         share = jnp.clip(fraction * losses.size - jnp.arange(losses.size), 0.0, 1.0)
         return pmf(jnp.zeros(losses.size).at[worst_first].set(share).reshape(losses.shape))[0]
@@ -51,7 +53,9 @@ def threshold(threshold_db: float) -> Callable[..., jax.Array]:
 
     @dataclass(frozen=True)
     class Threshold(Weighting):
-        def mass(self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
+        def mass(
+            self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None
+        ) -> jax.Array:
             return (-losses < threshold_db).astype(losses.dtype)
 
     return Threshold()
@@ -72,15 +76,27 @@ class GroupDRO:
         return jnp.full(self._count, -jnp.log(self._count))
 
     def update(
-        self, log_q: jax.Array, losses: jax.Array, class_ids: jax.Array, epoch: Any, *, batch: Any = None
+        self,
+        log_q: jax.Array,
+        losses: jax.Array,
+        class_ids: jax.Array,
+        epoch: Any,
+        *,
+        batch: Any = None,
     ) -> tuple[jax.Array, jax.Array]:
-        of_source = jnp.where(class_ids >= 0, jnp.asarray(self.groups)[jnp.maximum(class_ids, 0)], self._count - 1)
+        of_source = jnp.where(
+            class_ids >= 0, jnp.asarray(self.groups)[jnp.maximum(class_ids, 0)], self._count - 1
+        )
         belongs = jax.nn.one_hot(of_source, self._count)  # [B, N, groups + 1]
-        per_source = jnp.broadcast_to(losses.reshape(*losses.shape, *[1] * (2 - losses.ndim)), class_ids.shape)
+        per_source = jnp.broadcast_to(
+            losses.reshape(*losses.shape, *[1] * (2 - losses.ndim)), class_ids.shape
+        )
         sizes = jnp.sum(belongs, axis=(0, 1))
         present, counts = sizes > 0, jnp.maximum(sizes, 1)
         means = jnp.sum(belongs * per_source[..., None], axis=(0, 1)) / counts
-        ahead = jnp.where(present, means - jnp.sum(means) / jnp.sum(present), 0.0)  # means of the absent are 0
+        ahead = jnp.where(
+            present, means - jnp.sum(means) / jnp.sum(present), 0.0
+        )  # means of the absent are 0
         log_q = jax.nn.log_softmax(log_q + self.step_size * ahead)
         mass = belongs @ (jax.nn.softmax(jnp.where(present, log_q, -jnp.inf)) / counts)
         return (mass if losses.ndim == class_ids.ndim else jnp.sum(mass, axis=-1)), log_q

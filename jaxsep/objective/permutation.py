@@ -20,10 +20,14 @@ import numpy as np
 from jaxsep.objective.si_sdr import LARGEST_SCALE, pairwise_si_sdr, si_sdr
 
 MAX_SOURCES = 8
-_ENUMERATED = 4  # up to 4! = 24 permutations are listed; beyond, subsets (N·2^(N−1) instead of N! terms)
+_ENUMERATED = (
+    4  # up to 4! = 24 permutations are listed; beyond, subsets (N·2^(N−1) instead of N! terms)
+)
 
 
-def best_permutation(pairwise: jax.Array, *, active: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+def best_permutation(
+    pairwise: jax.Array, *, active: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """The permutation with the largest sum of scores over the active sources.
 
     All N! permutations for N ≤ 4; for 5 ≤ N ≤ 8 dynamic programming over subsets: f(S) = max over m in S of
@@ -47,9 +51,13 @@ def best_permutation(pairwise: jax.Array, *, active: jax.Array | None = None) ->
     """
     num_sources = pairwise.shape[-1]
     if pairwise.ndim < 2 or pairwise.shape[-2] != num_sources:
-        raise ValueError(f"pairwise must be [..., N, N], one estimate per source, got shape {pairwise.shape}")
+        raise ValueError(
+            f"pairwise must be [..., N, N], one estimate per source, got shape {pairwise.shape}"
+        )
     if not 1 <= num_sources <= MAX_SOURCES:
-        raise ValueError(f"the permutation search takes 1 to {MAX_SOURCES} sources, got {num_sources}")
+        raise ValueError(
+            f"the permutation search takes 1 to {MAX_SOURCES} sources, got {num_sources}"
+        )
     if active is not None:
         pairwise = jnp.where(active[..., None], pairwise, 0.0)
     search = _search_all if num_sources <= _ENUMERATED else _search_subsets
@@ -74,7 +82,10 @@ def _subset_levels(num_sources: int) -> list[tuple[np.ndarray, np.ndarray]]:
     for size in range(1, num_sources + 1):
         subsets = list(itertools.combinations(range(num_sources), size))
         masks = [sum(1 << member for member in subset) for subset in subsets]
-        rests = [[place[mask - (1 << m)] for m in subset] for mask, subset in zip(masks, subsets, strict=True)]
+        rests = [
+            [place[mask - (1 << m)] for m in subset]
+            for mask, subset in zip(masks, subsets, strict=True)
+        ]
         levels.append((np.array(subsets, np.int32), np.array(rests, np.int32)))
         place = {mask: index for index, mask in enumerate(masks)}
     return levels
@@ -88,7 +99,9 @@ def _search_subsets(pairwise: jax.Array) -> jax.Array:
         totals = best[..., rests] + pairwise[..., source, :][..., members]
         choices.append(jnp.argmax(totals, axis=-1))
         best = jnp.max(totals, axis=-1)
-    subset = jnp.zeros(pairwise.shape[:-2], jnp.int32)  # the last level has one subset: all estimates
+    subset = jnp.zeros(
+        pairwise.shape[:-2], jnp.int32
+    )  # the last level has one subset: all estimates
     permutation = []
     for (members, rests), choice in zip(reversed(levels), reversed(choices), strict=True):
         member = jnp.take_along_axis(choice, subset[..., None], axis=-1)[..., 0]
@@ -121,11 +134,15 @@ def si_sdr_improvement(
     Raises:
       ValueError: lengths differ, as many estimates as sources are not given, or N > 8.
     """
-    _, scores = best_permutation(pairwise_si_sdr(estimates, sources, zero_mean=zero_mean), active=active)
+    _, scores = best_permutation(
+        pairwise_si_sdr(estimates, sources, zero_mean=zero_mean), active=active
+    )
     return scores - _mixture_scores(sources, mixture, active, zero_mean)
 
 
-def _mixture_scores(sources: jax.Array, mixture: jax.Array, active: jax.Array | None, zero_mean: bool) -> jax.Array:
+def _mixture_scores(
+    sources: jax.Array, mixture: jax.Array, active: jax.Array | None, zero_mean: bool
+) -> jax.Array:
     own = jax.lax.stop_gradient(si_sdr(mixture[..., None, :], sources, zero_mean=zero_mean))
     return own if active is None else jnp.where(active, own, 0.0)
 
@@ -156,7 +173,9 @@ def separation_losses(
     Returns:
       losses [..., N] dB, never reduced; si_sdri [..., N] dB, NaN-free, 0 where inactive or alone.
     """
-    permutation, scores = best_permutation(pairwise_si_sdr(estimates, sources, zero_mean=zero_mean), active=active)
+    permutation, scores = best_permutation(
+        pairwise_si_sdr(estimates, sources, zero_mean=zero_mean), active=active
+    )
     own = _mixture_scores(sources, mixture, active, zero_mean)
     losses = own - scores if improvement else -scores
     if active is None:
@@ -171,7 +190,9 @@ def separation_losses(
 def _energy_losses(estimates: jax.Array, mixture: jax.Array) -> jax.Array:
     """10·log10(‖ŝ‖²/‖o‖² + 1e-3) of every estimate, [..., N] dB; signals are scaled first, squares of 1e±30 would leave
     float32."""
-    estimates, mixture = (jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)) for x in (estimates, mixture))
+    estimates, mixture = (
+        jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)) for x in (estimates, mixture)
+    )
     level = _peak(mixture)[..., None]
     level = jnp.where(level > 0, level, 1.0)
     scale = jax.lax.stop_gradient(jnp.maximum(_peak(estimates), level))

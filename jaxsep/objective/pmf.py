@@ -28,10 +28,14 @@ class Weighting:
     """What weightings without memory may share: `mass` before normalisation (training counts the steps where none is left),
     and the call that makes it a pmf."""
 
-    def mass(self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
+    def mass(
+        self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None
+    ) -> jax.Array:
         raise TypeError(f"{type(self).__name__} defines no mass")
 
-    def __call__(self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
+    def __call__(
+        self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None
+    ) -> jax.Array:
         return pmf(self.mass(losses, class_ids, epoch, batch=batch))[0]
 
 
@@ -67,10 +71,16 @@ def weight_statistics(weights: jax.Array) -> dict[str, jax.Array]:
     {'ess': 2.0, 'weight_entropy': 0.693, 'weight_max': 0.5}
     """
     entropy = -jnp.sum(weights * jnp.log(jnp.where(weights > 0, weights, 1.0)))
-    return {"ess": effective_sample_size(weights), "weight_entropy": entropy, "weight_max": jnp.max(weights)}
+    return {
+        "ess": effective_sample_size(weights),
+        "weight_entropy": entropy,
+        "weight_max": jnp.max(weights),
+    }
 
 
-def mean_weight(weights: jax.Array, class_ids: jax.Array, members: jax.typing.ArrayLike) -> jax.Array:
+def mean_weight(
+    weights: jax.Array, class_ids: jax.Array, members: jax.typing.ArrayLike
+) -> jax.Array:
     """Mean weight of the sources of some classes, times the number of weights: 1 as in ordinary training. Scalar.
 
     Args:
@@ -80,4 +90,8 @@ def mean_weight(weights: jax.Array, class_ids: jax.Array, members: jax.typing.Ar
     """
     counted = (class_ids >= 0) & jnp.asarray(members)[jnp.maximum(class_ids, 0)]
     of_source = weights.reshape(*weights.shape, *[1] * (2 - weights.ndim))
-    return weights.size * jnp.sum(jnp.where(counted, of_source, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
+    return (
+        weights.size
+        * jnp.sum(jnp.where(counted, of_source, 0.0))
+        / jnp.maximum(jnp.sum(counted), 1)
+    )

@@ -65,7 +65,9 @@ def si_sdr(estimates: jax.Array, sources: jax.Array, *, zero_mean: bool = True) 
     return _ratio_db(*_unit(estimates, zero_mean), *_unit(sources, zero_mean))
 
 
-def pairwise_si_sdr(estimates: jax.Array, sources: jax.Array, *, zero_mean: bool = True) -> jax.Array:
+def pairwise_si_sdr(
+    estimates: jax.Array, sources: jax.Array, *, zero_mean: bool = True
+) -> jax.Array:
     """SI-SDR of every estimate against every source of the same mixture.
 
     Args:
@@ -112,7 +114,9 @@ def _unit(signals: jax.Array, zero_mean: bool) -> tuple[jax.Array, jax.Array]:
         mean = jnp.mean(signals, axis=-1, keepdims=True)
         rounding = _ROUNDING * jnp.abs(jax.lax.stop_gradient(mean))
         signals = signals - mean
-        signals = signals - jnp.mean(signals, axis=-1, keepdims=True)  # what rounding left of a large offset
+        signals = signals - jnp.mean(
+            signals, axis=-1, keepdims=True
+        )  # what rounding left of a large offset
     rms = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(signals)), axis=-1, keepdims=True))
     sounds = ~(rms <= rounding)  # what is no number counts as sound, and shows in the result
     scale = jnp.where(sounds, rms, 1.0) * jnp.sqrt(float(max(signals.shape[-1], 1)))

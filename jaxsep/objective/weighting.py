@@ -42,7 +42,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxsep.objective.dro import GroupDRO, cvar, group_dro, threshold
-from jaxsep.objective.pmf import Weighting, apply, effective_sample_size, mean_weight, pmf, weight_statistics
+from jaxsep.objective.pmf import (
+    Weighting,
+    apply,
+    effective_sample_size,
+    mean_weight,
+    pmf,
+    weight_statistics,
+)
 
 __all__ = [
     "GroupDRO",
@@ -79,7 +86,9 @@ class Softmax(Weighting):
     logits: Logits
     per_loss: bool = False
 
-    def mass(self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
+    def mass(
+        self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None
+    ) -> jax.Array:
         logits = self.logits(losses, class_ids, epoch, batch=batch)
         return jax.nn.softmax(jnp.ravel(logits)).reshape(losses.shape)
 
@@ -90,7 +99,9 @@ class Product(Weighting):
 
     factors: tuple[Callable[..., jax.Array], ...]
 
-    def mass(self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
+    def mass(
+        self, losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None
+    ) -> jax.Array:
         mass = jnp.ones_like(losses)
         for factor in self.factors:
             mass = mass * factor(losses, class_ids, epoch, batch=batch)
@@ -115,7 +126,9 @@ def uniform() -> Softmax:
     >>> print(uniform()(jnp.array([1.0, -3.0]), None, 0))
     [0.5 0.5]
     """
-    return Softmax(lambda losses, class_ids, epoch, *, batch=None: jnp.zeros_like(losses), per_loss=True)
+    return Softmax(
+        lambda losses, class_ids, epoch, *, batch=None: jnp.zeros_like(losses), per_loss=True
+    )
 
 
 def robust(alpha: float) -> Softmax:
@@ -138,7 +151,9 @@ def curriculum(beta: Callable[[Any], Any]) -> Softmax:
     Args:
       beta: epoch -> 1/dB, in functions that JAX can trace. The paper's: `paper_beta(num_epochs)`.
     """
-    return Softmax(lambda losses, class_ids, epoch, *, batch=None: beta(epoch) * losses, per_loss=True)
+    return Softmax(
+        lambda losses, class_ids, epoch, *, batch=None: beta(epoch) * losses, per_loss=True
+    )
 
 
 def paper_beta(num_epochs: int, *, start: float = 10.0, slope: float = 0.5) -> Callable[[Any], Any]:
@@ -161,7 +176,9 @@ def class_bias(gamma: jax.typing.ArrayLike) -> Softmax:
     """
     by_class = jnp.asarray(gamma, jnp.float32)
 
-    def logits(losses: jax.Array, class_ids: jax.Array, epoch: Any, *, batch: Any = None) -> jax.Array:
+    def logits(
+        losses: jax.Array, class_ids: jax.Array, epoch: Any, *, batch: Any = None
+    ) -> jax.Array:
         active = class_ids >= 0
         per_source = jnp.where(active, by_class[jnp.where(active, class_ids, 0)], 0.0)
         if losses.ndim == class_ids.ndim:
@@ -181,7 +198,13 @@ class ProductWithMemory:
         return tuple(factor.init() if hasattr(factor, "init") else () for factor in self.factors)
 
     def update(
-        self, states: tuple[Any, ...], losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None
+        self,
+        states: tuple[Any, ...],
+        losses: jax.Array,
+        class_ids: jax.Array | None,
+        epoch: Any,
+        *,
+        batch: Any = None,
     ) -> tuple[jax.Array, tuple[Any, ...]]:
         mass, after = jnp.ones_like(losses), []
         for factor, state in zip(self.factors, states, strict=True):
@@ -205,7 +228,12 @@ def product(*weightings: Any) -> Any:
     if len(softmaxes) < len(weightings):
         return Product(weightings)
 
-    def logits(losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None) -> jax.Array:
-        return sum((w.logits(losses, class_ids, epoch, batch=batch) for w in softmaxes), start=jnp.zeros_like(losses))
+    def logits(
+        losses: jax.Array, class_ids: jax.Array | None, epoch: Any, *, batch: Any = None
+    ) -> jax.Array:
+        return sum(
+            (w.logits(losses, class_ids, epoch, batch=batch) for w in softmaxes),
+            start=jnp.zeros_like(losses),
+        )
 
     return Softmax(logits, per_loss=all(w.per_loss for w in softmaxes))

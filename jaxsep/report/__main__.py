@@ -16,13 +16,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsep.data.audio import display
+from jaxsep.errors import ReportError
+from jaxsep.files import display
 from jaxsep.report import grouping as experiments
 from jaxsep.report import page
 from jaxsep.report.figures import require_matplotlib
 from jaxsep.report.markdown import markdown
 from jaxsep.report.report_sections import Report, build
-from jaxsep.report.runs import ReportError, read_runs
+from jaxsep.report.runs import read_runs
 
 TITLE = "jaxsep report"
 _PARTIAL = ".report.partial"  # files on their way into the output folder
@@ -36,9 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="DIR", help="new, empty or an earlier report's folder"
+        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="new, empty or an earlier report's folder",
     )
     parser.add_argument(
         "--audio",
@@ -52,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_matplotlib()
         found = experiments.group(read_runs(options.runs))
         for experiment in found:
-            labels = [f"{condition.label} ({len(condition.runs)})" for condition in experiment.conditions]
+            labels = [
+                f"{condition.label} ({len(condition.runs)})" for condition in experiment.conditions
+            ]
             print(f"{experiment.title}{experiment.flag}: {'; '.join(labels)}", flush=True)
         report = build(found, options.audio)
         write(options.output, contents(report))
@@ -123,10 +133,16 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
             (folder / name).parent.mkdir(exist_ok=True)
             os.replace(partial / name, folder / name)
         for old in (path for kind in ("figures", "tables") for path in (folder / kind).iterdir()):
-            if f"{old.parent.name}/{old.name}" not in files and old.suffix in (".png", ".svg", ".csv"):
+            if f"{old.parent.name}/{old.name}" not in files and old.suffix in (
+                ".png",
+                ".svg",
+                ".csv",
+            ):
                 old.unlink()
     except OSError as error:
-        raise ReportError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+        raise ReportError(
+            f"--output {folder}: cannot be written ({error.strerror or error})"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

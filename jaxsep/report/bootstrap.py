@@ -70,7 +70,9 @@ class Difference:
 
     def verdict(self, k: int) -> str:
         """'higher' or 'lower' where the interval leaves 0 out, else '–'."""
-        return "higher" if self.low[k] > _ROUNDING else "lower" if self.high[k] < -_ROUNDING else "–"
+        return (
+            "higher" if self.low[k] > _ROUNDING else "lower" if self.high[k] < -_ROUNDING else "–"
+        )
 
 
 def draw_mixtures(mixtures: int, resamples: int = RESAMPLES, seed: int = SEED) -> list[np.ndarray]:
@@ -81,7 +83,10 @@ def draw_mixtures(mixtures: int, resamples: int = RESAMPLES, seed: int = SEED) -
     rng = np.random.default_rng(seed)
     size = max(1, _PART // mixtures)
     parts = [min(size, resamples - start) for start in range(0, resamples, size)]
-    return [rng.multinomial(mixtures, np.full(mixtures, 1 / mixtures), size=n).astype(np.int32) for n in parts]
+    return [
+        rng.multinomial(mixtures, np.full(mixtures, 1 / mixtures), size=n).astype(np.int32)
+        for n in parts
+    ]
 
 
 def draw_runs(runs: int, stream: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
@@ -91,7 +96,11 @@ def draw_runs(runs: int, stream: int, resamples: int = RESAMPLES, seed: int = SE
 
 
 def resample(
-    conditions: Sequence[np.ndarray], design: Design, *, resamples: int = RESAMPLES, seed: int = SEED
+    conditions: Sequence[np.ndarray],
+    design: Design,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> list[Resampled]:
     """The resamples of all conditions of an experiment, from the same draws of mixtures.
 
@@ -104,7 +113,9 @@ def resample(
     parts = draw_mixtures(design.mixtures, resamples, seed)
     once = [np.ones((1, design.mixtures), np.int32)]
     made = []
-    with tqdm(total=sum(map(len, conditions)), desc="intervals", unit="run", leave=False, delay=5) as bar:
+    with tqdm(
+        total=sum(map(len, conditions)), desc="intervals", unit="run", leave=False, delay=5
+    ) as bar:
         for stream, scores in enumerate(conditions):
             share = draw_runs(len(scores), stream, resamples, seed)
             observed, drawn = 0.0, 0.0
@@ -121,7 +132,9 @@ def difference(of: Resampled, against: Resampled, design: Design) -> Difference:
     for that set."""
     differences = of.drawn - against.drawn
     few = design.mixtures_of_sets < LEAST_MIXTURES
-    differences[:, len(STATISTICS) :][:, few] = 0.0  # replaced below; without a number nothing could be sorted
+    differences[:, len(STATISTICS) :][:, few] = (
+        0.0  # replaced below; without a number nothing could be sorted
+    )
     low, high = np.nanpercentile(differences, (2.5, 97.5), axis=0)
     for bound in (low, high):
         bound[len(STATISTICS) :][few] = np.nan
@@ -143,9 +156,17 @@ def run_statistics(scores: np.ndarray, design: Design, parts: Sequence[np.ndarra
     centred = scores - scores.mean()  # sums of small numbers lose less
     ranks = np.argsort(centred, kind="stable")
     members = design.members.astype(np.float64)
-    columns = [np.ones_like(centred), centred, np.square(centred), *members.T, *(members * centred[:, None]).T]
+    columns = [
+        np.ones_like(centred),
+        centred,
+        np.square(centred),
+        *members.T,
+        *(members * centred[:, None]).T,
+    ]
     # Sums over the sources of each mixture [mixtures, 3 + 2 sets]: a resample's are these, as often as the mixture counts.
-    sums = np.stack([np.bincount(design.mixture, column, design.mixtures) for column in columns], axis=1)
+    sums = np.stack(
+        [np.bincount(design.mixture, column, design.mixtures) for column in columns], axis=1
+    )
     results = []
     for counts in parts:
         drawn = counts.astype(np.float64) @ sums
@@ -154,7 +175,9 @@ def run_statistics(scores: np.ndarray, design: Design, parts: Sequence[np.ndarra
         mean = first / number
         std = np.sqrt(np.maximum(second / number - np.square(mean), 0.0))
         quantiles = weighted_quantiles(centred[ranks], counts[:, design.mixture[ranks]])
-        set_mean = np.divide(set_first, set_number, out=np.full_like(set_first, np.nan), where=set_number > 0)
+        set_mean = np.divide(
+            set_first, set_number, out=np.full_like(set_first, np.nan), where=set_number > 0
+        )
         results.append(np.concatenate([mean, std, quantiles, set_mean], axis=1))
     result = np.concatenate(results)
     result[:, np.arange(result.shape[1]) != STATISTICS.index("std")] += scores.mean()
@@ -176,7 +199,9 @@ def weighted_quantiles(ascending: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """
     cumulative = np.cumsum(counts, axis=1, dtype=np.int64)
     total = cumulative[:, -1]
-    position = np.array(QUANTILES) / 100 * (total[:, None] - 1)  # [resamples, quantiles], among the repeated values
+    position = (
+        np.array(QUANTILES) / 100 * (total[:, None] - 1)
+    )  # [resamples, quantiles], among the repeated values
     below = np.floor(position).astype(np.int64)
     above = np.minimum(below + 1, total[:, None] - 1)
     # All rows are searched as one ascending array: each is lifted above the one before.

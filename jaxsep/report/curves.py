@@ -15,9 +15,14 @@ _DRAWS = 200  # batches of a size
 
 def validation(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
     """Epochs [E], counted from 1, that every run validated, and its mean validation SI-SDRi then, [runs, E] dB."""
-    curves = [{record["epoch"] + 1: float(record["combined"]) for record in run.metrics["val"]} for run in runs]
+    curves = [
+        {record["epoch"] + 1: float(record["combined"]) for record in run.metrics["val"]}
+        for run in runs
+    ]
     epochs = sorted(set.intersection(*map(set, curves)))
-    return np.array(epochs, int), np.array([[curve[epoch] for epoch in epochs] for curve in curves], float)
+    return np.array(epochs, int), np.array(
+        [[curve[epoch] for epoch in epochs] for curve in curves], float
+    )
 
 
 def first_at_least(epochs: np.ndarray, curve: np.ndarray, target: float) -> int | None:
@@ -65,7 +70,9 @@ def score_counts(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return edges, np.array([np.histogram(array, edges)[0] / len(array) for array in scores])
 
 
-def medians_by_snr(input_snr: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def medians_by_snr(
+    input_snr: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Median score per SNR_BIN of input SNR.
 
     Args:
@@ -84,13 +91,19 @@ def medians_by_snr(input_snr: np.ndarray, scores: np.ndarray) -> tuple[np.ndarra
 
 def thinned(rows: int, most: int) -> np.ndarray:
     """Which of `rows` to draw: all, or `most` of them, at random and always the same. Ascending indices."""
-    return np.arange(rows) if rows <= most else np.sort(np.random.default_rng(0).permutation(rows)[:most])
+    return (
+        np.arange(rows)
+        if rows <= most
+        else np.sort(np.random.default_rng(0).permutation(rows)[:most])
+    )
 
 
 def number_of_weights(run: Run) -> int:
     """How many weights sum to 1 in a step: the batch, or all its sources where each has its own."""
     config = run.config
-    per_example = config["model"]["num_sources"] if config["weighting"]["granularity"] == "source" else 1
+    per_example = (
+        config["model"]["num_sources"] if config["weighting"]["granularity"] == "source" else 1
+    )
     return int(config["train"]["batch_size"] * per_example)
 
 
@@ -110,7 +123,9 @@ def ess_share(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
     shares = np.full((len(runs), number), np.nan)
     for row, run in zip(shares, runs, strict=True):
         part = np.array([(record["step"] - 1) * number // last for record in run.metrics["train"]])
-        ess = np.array([record["ess"] for record in run.metrics["train"]], float) / number_of_weights(run)
+        ess = np.array(
+            [record["ess"] for record in run.metrics["train"]], float
+        ) / number_of_weights(run)
         for index in np.unique(part):
             row[index] = ess[part == index].mean()
     return (np.arange(number) + 0.5) * last / number, shares.mean(axis=0)
@@ -139,7 +154,9 @@ def weight_means(run: Run) -> dict[str, float]:
     records: list[dict[str, Any]] = run.metrics["train"]
     last = max((record["step"] for record in records), default=0)
     late = [record for record in records if record["step"] > 0.75 * last]
-    names = [name for name in (late[0] if late else ()) if name == "ess" or name.startswith("weight_")]
+    names = [
+        name for name in (late[0] if late else ()) if name == "ess" or name.startswith("weight_")
+    ]
     return {
         name: float(np.mean([record[name] for record in late]))
         for name in names

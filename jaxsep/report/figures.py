@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsep.report.runs import ReportError
+from jaxsep.errors import ReportError
 from jaxsep.report.sections import Figure
 
 # Okabe and Ito, "Color universal design", 2008, without the yellow that is lost on white; black is ordinary training.
@@ -59,30 +59,48 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ReportError("matplotlib is missing, and draws the figures: pip install 'jaxsep[report]'") from error
+        raise ReportError(
+            "matplotlib is missing, and draws the figures: pip install 'jaxsep[report]'"
+        ) from error
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
     """A style for each label, in their order; 'uniform' is black. After 6 labels colours come again with other dashes."""
     others = [label for label in dict.fromkeys(labels) if label != "uniform"]
     chosen = {
-        label: Style(_COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)])
+        label: Style(
+            _COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)]
+        )
         for number, label in enumerate(others)
     }
     return {"uniform": Style(_BASELINE, "-"), **chosen}
 
 
 def distribution(
-    name: str, title: str, caption: str, edges: np.ndarray, counts: Mapping[str, np.ndarray], style: Mapping[str, Style]
+    name: str,
+    title: str,
+    caption: str,
+    edges: np.ndarray,
+    counts: Mapping[str, np.ndarray],
+    style: Mapping[str, Style],
 ) -> Drawing:
     """Histograms of test SI-SDRi with a logarithmic count. edges [bins + 1] dB; label -> counts [bins]."""
 
     def fill(axes: Any) -> None:
-        wider = np.pad(edges, 1, mode="reflect", reflect_type="odd")  # an empty bin at either end brings curves down
+        wider = np.pad(
+            edges, 1, mode="reflect", reflect_type="odd"
+        )  # an empty bin at either end brings curves down
         for label, heights in counts.items():
             look = style[label]
             drawn = np.pad(heights, 1)
-            axes.stairs(drawn, wider, color=look.colour, linestyle=look.dashes, label=_plain(label), baseline=None)
+            axes.stairs(
+                drawn,
+                wider,
+                color=look.colour,
+                linestyle=look.dashes,
+                label=_plain(label),
+                baseline=None,
+            )
         lowest = min(float(heights[heights > 0].min()) for heights in counts.values())
         axes.set_yscale("log", nonpositive="clip")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -109,11 +127,20 @@ def lines(
     def fill(axes: Any) -> None:
         for line in curves:
             look = style[line.label]
-            shape = {"color": look.colour, "linestyle": look.dashes, "marker": "." if line.x.size <= 30 else ""}
+            shape = {
+                "color": look.colour,
+                "linestyle": look.dashes,
+                "marker": "." if line.x.size <= 30 else "",
+            }
             axes.plot(line.x, line.y, label=_plain(line.label), **shape)
             if line.band is not None:
                 axes.fill_between(
-                    line.x, line.y - line.band, line.y + line.band, color=look.colour, alpha=0.15, linewidth=0
+                    line.x,
+                    line.y - line.band,
+                    line.y + line.band,
+                    color=look.colour,
+                    alpha=0.15,
+                    linewidth=0,
                 )
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
@@ -144,13 +171,17 @@ def snr_panels(
         for panel, (label, (x, y)) in zip(panels, points.items(), strict=False):
             colour = style[label].colour
             panel.scatter(x, y, s=4, color=colour, alpha=0.25, linewidths=0, rasterized=True)
-            panel.plot(*medians[label], color=colour, marker="o", markersize=4, markeredgecolor="white")
+            panel.plot(
+                *medians[label], color=colour, marker="o", markersize=4, markeredgecolor="white"
+            )
             if label != first:
                 panel.plot(*medians[first], color=style[first].colour, linestyle="--", linewidth=1)
             panel.set_title(textwrap.fill(_plain(label), 36))
         for panel in panels[len(points) :]:
             panel.set_axis_off()
-        for panel in panels[max(0, len(points) - columns) : len(points)]:  # the lowest of each column
+        for panel in panels[
+            max(0, len(points) - columns) : len(points)
+        ]:  # the lowest of each column
             panel.set_xlabel("input SNR (dB)")
             panel.xaxis.set_tick_params(labelbottom=True)
         for panel in panels[::columns]:
@@ -159,7 +190,14 @@ def snr_panels(
     return _draw(name, title, caption, fill, -(-len(points) // columns), columns)
 
 
-def _draw(name: str, title: str, caption: str, fill: Callable[[Any], None], rows: int = 1, columns: int = 1) -> Drawing:
+def _draw(
+    name: str,
+    title: str,
+    caption: str,
+    fill: Callable[[Any], None],
+    rows: int = 1,
+    columns: int = 1,
+) -> Drawing:
     """The Drawing of what fill(axes) draws; the legend of a single panel is below it. Equal numbers give equal files."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
@@ -172,10 +210,15 @@ def _draw(name: str, title: str, caption: str, fill: Callable[[Any], None], rows
     }
     files = {}
     with matplotlib.rc_context(settings):
-        canvas = Canvas(figsize=(7.0, 3.9) if single else (3.1 * columns + 0.7, 2.7 * rows + 0.6), layout="constrained")
+        canvas = Canvas(
+            figsize=(7.0, 3.9) if single else (3.1 * columns + 0.7, 2.7 * rows + 0.6),
+            layout="constrained",
+        )
         axes = canvas.subplots(rows, columns, sharex=True, sharey=True)
         fill(axes)
-        whole = re.sub(r"\[[^]]*\]", lambda flag: flag[0].replace(" ", "\N{NO-BREAK SPACE}"), _plain(title))
+        whole = re.sub(
+            r"\[[^]]*\]", lambda flag: flag[0].replace(" ", "\N{NO-BREAK SPACE}"), _plain(title)
+        )
         canvas.suptitle(textwrap.fill(whole, 85 if single else 38 * columns), fontsize=10)
         labels = axes.get_legend_handles_labels()[1] if single else []
         if labels:

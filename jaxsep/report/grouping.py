@@ -18,8 +18,20 @@ IGNORED = frozenset(
     {
         "seed",
         "scale",
-        *(f"data.{name}" for name in ("speech_root", "environment_root", "premixed_root", "synthetic", "cache_dir")),
-        *(f"train.{name}" for name in ("micro_batch", "workers", "log_every", "checkpoint_minutes")),
+        *(
+            f"data.{name}"
+            for name in (
+                "speech_root",
+                "environment_root",
+                "premixed_root",
+                "synthetic",
+                "cache_dir",
+            )
+        ),
+        *(
+            f"train.{name}"
+            for name in ("micro_batch", "workers", "log_every", "checkpoint_minutes")
+        ),
         "model.remat",
         "evaluation.batch_size",
         "evaluation.last_epochs",
@@ -36,7 +48,12 @@ READ = {
 }
 # How labels write a field; others as FIELD=VALUE.
 _SHOWN = {"alpha": "α={}", "beta": "β={}", "gamma": "γ {}", "threshold_db": "{} dB"}
-_ALWAYS_SHOWN = ("alpha", "gamma", "fraction", "threshold_db")  # the others where conditions differ in them
+_ALWAYS_SHOWN = (
+    "alpha",
+    "gamma",
+    "fraction",
+    "threshold_db",
+)  # the others where conditions differ in them
 _TITLES: dict[tuple[str, ...], tuple[str, str]] = {
     ("environment", "environment"): ("Robustness: two environmental sounds", "robustness"),
     ("speech", "speech"): ("Curriculum: two speakers", "curriculum"),
@@ -101,7 +118,11 @@ def group(runs: Sequence[Run]) -> list[Experiment]:
     """Experiments in the order of their first run."""
     sets: list[list[Run]] = []
     for run in runs:
-        same = [known for known in sets if setting(known[0]) == setting(run) and same_mixtures(known[0], run)]
+        same = [
+            known
+            for known in sets
+            if setting(known[0]) == setting(run) and same_mixtures(known[0], run)
+        ]
         if same:
             same[0].append(run)
         else:
@@ -139,7 +160,11 @@ def _frozen(value: Any) -> Any:
 
 def setting(run: Run) -> dict[str, Any]:
     """What runs must share to be compared, but for the test mixtures themselves."""
-    fields = {name: value for name, value in flatten(run.config).items() if not name.startswith("weighting.")}
+    fields = {
+        name: value
+        for name, value in flatten(run.config).items()
+        if not name.startswith("weighting.")
+    }
     recordings = tuple(str(fingerprint)[:12] for fingerprint in run.summary["data"]["fingerprints"])
     return {
         **{name: value for name, value in fields.items() if name not in IGNORED},
@@ -150,8 +175,12 @@ def setting(run: Run) -> dict[str, Any]:
 
 def same_mixtures(run: Run, other: Run) -> bool:
     """Whether test.csv lists the same sources: mixture, slot and class equal, input SNR within 0.01 dB."""
-    exact = all(np.array_equal(run.rows[name], other.rows[name]) for name in ("mixture", "slot", "class"))
-    return exact and bool(np.allclose(run.rows["input_snr"], other.rows["input_snr"], rtol=0, atol=_SNR_TOLERANCE))
+    exact = all(
+        np.array_equal(run.rows[name], other.rows[name]) for name in ("mixture", "slot", "class")
+    )
+    return exact and bool(
+        np.allclose(run.rows["input_snr"], other.rows["input_snr"], rtol=0, atol=_SNR_TOLERANCE)
+    )
 
 
 def weighting(fields: dict[str, Any]) -> Factors:
@@ -175,7 +204,10 @@ def weighting(fields: dict[str, Any]) -> Factors:
             or (name == "class_bias" and not any(gamma.values()))
         ):
             continue
-        read = READ.get(name, tuple(field for field in fields if field not in ("name", "granularity", "factors")))
+        read = READ.get(
+            name,
+            tuple(field for field in fields if field not in ("name", "granularity", "factors")),
+        )
         factors.append((name, tuple((field, _frozen(fields.get(field))) for field in sorted(read))))
     return tuple(factors)
 
@@ -185,8 +217,12 @@ def _conditions(runs: list[Run]) -> tuple[tuple[Condition, ...], tuple[tuple[Run
     copies = []
     for run in sorted(runs, key=lambda run: run.config["seed"]):
         factors = weighting(run.config["weighting"])
-        known = members.setdefault((factors, run.config["weighting"]["granularity"] if factors else ""), [])
-        same = [other for other in known if np.array_equal(other.rows["si_sdri"], run.rows["si_sdri"])]
+        known = members.setdefault(
+            (factors, run.config["weighting"]["granularity"] if factors else ""), []
+        )
+        same = [
+            other for other in known if np.array_equal(other.rows["si_sdri"], run.rows["si_sdri"])
+        ]
         if same:
             copies.append((run, same[0]))
         else:
@@ -218,16 +254,21 @@ def label(keys: Sequence[tuple[Factors, str]]) -> dict[tuple[Factors, str], str]
             for field, value in fields:
                 values.setdefault((name, field), set()).add(value)
     shown = {
-        place for place, found in values.items() if (place[1] in _ALWAYS_SHOWN and place[0] in READ) or len(found) > 1
+        place
+        for place, found in values.items()
+        if (place[1] in _ALWAYS_SHOWN and place[0] in READ) or len(found) > 1
     }
     both = len({granularity for factors, granularity in keys if factors}) > 1
     for digits in (3, 6, 17):
         labels = {}
         for factors, granularity in keys:
             parts = [
-                _factor_label(name, [f for f in fields if (name, f[0]) in shown], digits) for name, fields in factors
+                _factor_label(name, [f for f in fields if (name, f[0]) in shown], digits)
+                for name, fields in factors
             ]
-            labels[factors, granularity] = " × ".join(parts) + (f", per {granularity}" if both and factors else "")
+            labels[factors, granularity] = " × ".join(parts) + (
+                f", per {granularity}" if both and factors else ""
+            )
             labels[factors, granularity] = labels[factors, granularity] or "uniform"
         if len(set(labels.values())) == len(keys):
             break
@@ -235,17 +276,29 @@ def label(keys: Sequence[tuple[Factors, str]]) -> dict[tuple[Factors, str], str]
 
 
 def _factor_label(name: str, fields: list[tuple[str, Any]], digits: int) -> str:
-    written = [_SHOWN.get(field, f"{field}={{}}").format(_value(value, digits)) for field, value in fields]
+    written = [
+        _SHOWN.get(field, f"{field}={{}}").format(_value(value, digits)) for field, value in fields
+    ]
     return " ".join([name.replace("_", " "), ", ".join(written)]).strip()
 
 
 def _value(value: Any, digits: int) -> str:
     if isinstance(value, float | int) and not isinstance(value, bool):
         return f"{value:.{digits}g}"
-    if isinstance(value, tuple) and value and all(isinstance(item, tuple) and len(item) == 2 for item in value):
-        by_value = sorted(value, key=lambda item: (-item[1] if isinstance(item[1], float | int) else 0, item[0]))
+    if (
+        isinstance(value, tuple)
+        and value
+        and all(isinstance(item, tuple) and len(item) == 2 for item in value)
+    ):
+        by_value = sorted(
+            value, key=lambda item: (-item[1] if isinstance(item[1], float | int) else 0, item[0])
+        )
         return ", ".join(f"{name}={_value(item, digits)}" for name, item in by_value)
-    return f"({', '.join(_value(item, digits) for item in value)})" if isinstance(value, tuple) else str(value)
+    return (
+        f"({', '.join(_value(item, digits) for item in value)})"
+        if isinstance(value, tuple)
+        else str(value)
+    )
 
 
 def _titles(run: Run) -> tuple[str, str]:
@@ -258,10 +311,17 @@ def _titles(run: Run) -> tuple[str, str]:
 
 def differences(number: int, sets: Sequence[Sequence[Run]], names: Sequence[Any]) -> dict[str, Any]:
     """Fields in which an experiment differs from the others of its name, with its values."""
-    rivals = [setting(other[0]) for other, name in zip(sets, names, strict=True) if name == names[number]]
+    rivals = [
+        setting(other[0]) for other, name in zip(sets, names, strict=True) if name == names[number]
+    ]
     own = setting(sets[number][0])
     fields = sorted(
-        {field for rival in rivals for field in rival.keys() | own.keys() if rival.get(field) != own.get(field)}
+        {
+            field
+            for rival in rivals
+            for field in rival.keys() | own.keys()
+            if rival.get(field) != own.get(field)
+        }
     )
     return {field: own.get(field) for field in fields}
 
@@ -270,11 +330,18 @@ def _suffixes(sets: Sequence[Sequence[Run]], names: Sequence[Any]) -> list[str]:
     """What tells each experiment from the others of its name, for its title; '' where it is the only one."""
     found = []
     for number in range(len(sets)):
-        fields = [f"{field}={_value(value, 3)}" for field, value in differences(number, sets, names).items()]
+        fields = [
+            f"{field}={_value(value, 3)}"
+            for field, value in differences(number, sets, names).items()
+        ]
         found.append(", ".join(fields[:3]) + (", …" if len(fields) > 3 else ""))
     suffixes = []
     for number, text in enumerate(found):
-        same = [other for other in range(len(sets)) if (names[other], found[other]) == (names[number], text)]
+        same = [
+            other
+            for other in range(len(sets))
+            if (names[other], found[other]) == (names[number], text)
+        ]
         parts = [text] * bool(text) + [f"no. {same.index(number) + 1}"] * (len(same) > 1)
         suffixes.append(f" ({', '.join(parts)})" if parts else "")
     return suffixes

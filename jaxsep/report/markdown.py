@@ -25,11 +25,14 @@ def table_text(table: Table) -> str:
     | ------ | ---: |
     | speech | 7.25 |
     """
-    lines = [[_text(cell).replace("|", r"\|") for cell in line] for line in (table.header, *table.rows)]
+    lines = [
+        [_text(cell).replace("|", r"\|") for cell in line] for line in (table.header, *table.rows)
+    ]
     widths = [max(4, *(len(line[column]) for line in lines)) for column in range(len(table.header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     padded = [
-        [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))] for line in lines
+        [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        for line in lines
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
 

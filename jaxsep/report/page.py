@@ -21,7 +21,13 @@ import soundfile
 from jaxsep.report.sections import Excerpt, Figure, Player, Section, Table
 
 # In the order of the menu.
-PLACES = {"worst": "worst", "p01": "1 % quantile", "p05": "5 % quantile", "median": "median", "best": "best"}
+PLACES = {
+    "worst": "worst",
+    "p01": "1 % quantile",
+    "p05": "5 % quantile",
+    "median": "median",
+    "best": "best",
+}
 ORDERS = {
     "score-up": "worst score first",
     "score-down": "best score first",
@@ -45,12 +51,16 @@ def page(title: str, sections: Sequence[Section], excerpts: Sequence[Excerpt]) -
     style, script = _asset("page.css"), _asset("page.js") if excerpts else ""
     anchors = [(f"section-{number}", section.title) for number, section in enumerate(sections, 1)]
     contents = "".join(
-        f'<li><a href="#{anchor}">{_text(name)}</a></li>' for anchor, name in [*anchors, ("listen", "Listen")]
+        f'<li><a href="#{anchor}">{_text(name)}</a></li>'
+        for anchor, name in [*anchors, ("listen", "Listen")]
     )
     body = [
         f"<header><h1>{_text(title)}</h1><nav aria-label='Contents'><ul>{contents}</ul></nav></header>",
         "<main>",
-        *(_section(section, anchor) for section, (anchor, _) in zip(sections, anchors, strict=True)),
+        *(
+            _section(section, anchor)
+            for section, (anchor, _) in zip(sections, anchors, strict=True)
+        ),
         _listen(excerpts),
         "</main>",
     ]
@@ -79,7 +89,11 @@ def _policy(style: str, script: str) -> str:
     """Content-Security-Policy: this style, this script, pictures and sounds inside the document, and nothing else."""
 
     def only(text: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" if text else "'none'"
+        return (
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+            if text
+            else "'none'"
+        )
 
     inside = "img-src data:; media-src data:; base-uri 'none'; form-action 'none'"
     return f"default-src 'none'; style-src {only(style)}; script-src {only(script)}; {inside}"
@@ -114,7 +128,9 @@ def _decibels(value: float | None) -> str:
 
 
 def _section(section: Section, anchor: str) -> str:
-    paragraphs = (re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(paragraph)) for paragraph in section.text)
+    paragraphs = (
+        re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(paragraph)) for paragraph in section.text
+    )
     figures = "".join(map(_figure, section.figures))
     return "\n".join(
         [
@@ -132,7 +148,9 @@ def _table(table: Table) -> str:
     def line(cells: Sequence[str], scope: str) -> str:
         first, rest = cells[0], cells[1:]
         kind = "th" if scope == "col" else "td"
-        other = "".join(f"<{kind}{' scope=col' if kind == 'th' else ''}>{_text(cell)}</{kind}>" for cell in rest)
+        other = "".join(
+            f"<{kind}{' scope=col' if kind == 'th' else ''}>{_text(cell)}</{kind}>" for cell in rest
+        )
         return f"<tr><th scope={scope}>{_text(first)}</th>{other}</tr>"
 
     rows = "\n".join(line(row, "row") for row in table.rows)
@@ -180,7 +198,10 @@ def _listen(excerpts: Sequence[Excerpt]) -> str:
 
 def _bar(excerpts: Sequence[Excerpt]) -> str:
     def menu(name: str, label: str, options: dict[str, str]) -> str:
-        choices = "".join(f'<option value="{_text(value)}">{_text(shown)}</option>' for value, shown in options.items())
+        choices = "".join(
+            f'<option value="{_text(value)}">{_text(shown)}</option>'
+            for value, shown in options.items()
+        )
         return f'<label><span>{label}</span><select name="{name}">{choices}</select></label>'
 
     runs = dict.fromkeys(excerpt.run for excerpt in excerpts)
@@ -190,7 +211,11 @@ def _bar(excerpts: Sequence[Excerpt]) -> str:
     return (
         '<form id="bar" autocomplete="off" aria-label="Which mixtures, in which order">'
         + menu("run", "Run", {"": "all runs"} | {run: run for run in runs})
-        + menu("place", "Place", {"": "all places"} | {place: PLACES.get(place, place) for place in places})
+        + menu(
+            "place",
+            "Place",
+            {"": "all places"} | {place: PLACES.get(place, place) for place in places},
+        )
         + menu("class", "Class", {"": "all classes"} | {name: name for name in classes})
         + menu("sort", "Order", ORDERS)
         + f'<output id="count">{len(excerpts)} of {len(excerpts)} mixtures</output><button type="reset">Reset</button></form>'
@@ -198,7 +223,10 @@ def _bar(excerpts: Sequence[Excerpt]) -> str:
 
 
 def _excerpt(excerpt: Excerpt, number: int) -> str:
-    kinds = {kind: [p for p in excerpt.players if p.kind == kind] for kind in ("mixture", "source", "estimate")}
+    kinds = {
+        kind: [p for p in excerpt.players if p.kind == kind]
+        for kind in ("mixture", "source", "estimate")
+    }
     data = {
         "run": excerpt.run,
         "place": excerpt.place,
@@ -261,7 +289,9 @@ def _player(player: Player, excerpt: Excerpt) -> str:
 
 def _flac(samples: np.ndarray, sample_rate: int) -> bytes:
     """16 bits; what is beyond ±1 is clipped, what is no number is silent."""
-    whole = np.round(32767 * np.clip(np.nan_to_num(samples, posinf=1.0, neginf=-1.0), -1.0, 1.0)).astype(np.int16)
+    whole = np.round(
+        32767 * np.clip(np.nan_to_num(samples, posinf=1.0, neginf=-1.0), -1.0, 1.0)
+    ).astype(np.int16)
     file = io.BytesIO()
     soundfile.write(file, whole, sample_rate, format="FLAC", subtype="PCM_16")
     return file.getvalue()

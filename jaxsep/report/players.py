@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from jaxsep.errors import ReportError
 from jaxsep.evaluation.excerpts import PLACES
 from jaxsep.report.grouping import Experiment
-from jaxsep.report.runs import ReportError, Run
+from jaxsep.report.runs import Run
 from jaxsep.report.sections import Excerpt, Player
 
 _FOLDER = re.compile(rf"({'|'.join(PLACES)})-(\d+)-mixture(\d+)")
@@ -22,7 +23,9 @@ def chosen_runs(experiments: Sequence[Experiment], audio: str) -> list[tuple[str
     """(condition's label, run) of the runs to be heard: 'all', 'first' (of each condition the first seed with sound, where one
     has any) or 'none'."""
     chosen = []
-    for condition in (condition for experiment in experiments for condition in experiment.conditions):
+    for condition in (
+        condition for experiment in experiments for condition in experiment.conditions
+    ):
         first = [run for run in condition.runs if has_audio(run)] or list(condition.runs)
         runs = {"all": condition.runs, "first": first[:1], "none": ()}[audio]
         chosen += [(condition.label, run) for run in runs]
@@ -55,7 +58,9 @@ def _folders(run: Run) -> list[tuple[str, int, Path]]:
 def _excerpt(heading: str, run: Run, place: str, mixture: int, folder: Path) -> Excerpt:
     rows = {name: values[run.rows["mixture"] == mixture] for name, values in run.rows.items()}
     if not rows["slot"].size:
-        raise ReportError(f"{folder}: mixture {mixture} is not in evaluation/test.csv; both must be of the same run")
+        raise ReportError(
+            f"{folder}: mixture {mixture} is not in evaluation/test.csv; both must be of the same run"
+        )
     score_of = dict(zip(map(int, rows["slot"]), map(float, rows["si_sdri"]), strict=True))
     class_of = dict(zip(map(int, rows["slot"]), map(str, rows["class"]), strict=True))
     samples, rate = _read(folder / "mixture.wav")
@@ -66,7 +71,11 @@ def _excerpt(heading: str, run: Run, place: str, mixture: int, folder: Path) -> 
         name = class_of.get(slot, "silent")
         for kind, file in (("source", path), ("estimate", folder / f"estimate{slot + 1}.wav")):
             samples, rate = _read(file)
-            players.append(Player(name, kind, samples, rate, score_of.get(slot) if kind == "estimate" else None))
+            players.append(
+                Player(
+                    name, kind, samples, rate, score_of.get(slot) if kind == "estimate" else None
+                )
+            )
     first = int(np.argmin(rows["slot"]))
     return Excerpt(
         run=heading,
@@ -92,9 +101,13 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
         samples, rate = soundfile.read(os.fsencode(path), dtype="float32")
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
         reason = "no such file" if not path.exists() else " ".join(str(error).split())
-        raise ReportError(f"{path}: cannot be read as sound ({reason}); a run of jaxsep writes it") from error
+        raise ReportError(
+            f"{path}: cannot be read as sound ({reason}); a run of jaxsep writes it"
+        ) from error
     if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
         raise ReportError(f"{path}: must hold one channel of finite samples, at least one")
     if not 1 <= rate <= MAX_RATE:
-        raise ReportError(f"{path}: its sample rate is {rate} Hz; it must be 1 to {MAX_RATE} Hz, those of FLAC")
+        raise ReportError(
+            f"{path}: its sample rate is {rate} Hz; it must be 1 to {MAX_RATE} Hz, those of FLAC"
+        )
     return samples, int(rate)

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxsep.report.bootstrap import LEAST_MIXTURES, STATISTICS, Design, Difference, Resampled, difference, resample
+from jaxsep.report.bootstrap import (
+    LEAST_MIXTURES,
+    STATISTICS,
+    Design,
+    Difference,
+    Resampled,
+    difference,
+    resample,
+)
 from jaxsep.report.curves import last_test_means
 from jaxsep.report.grouping import Condition, Experiment
 from jaxsep.report.sections import Table
@@ -49,7 +57,9 @@ def compare(experiment: Experiment) -> Comparison:
     design = Design(np.unique(rows["mixture"], return_inverse=True)[1], members)
     resampled = resample([scores(condition) for condition in experiment.conditions], design)
     differences = [difference(other, resampled[0], design) for other in resampled[1:]]
-    return Comparison(experiment, sets, [int(count) for count in members.sum(axis=0)], resampled, differences)
+    return Comparison(
+        experiment, sets, [int(count) for count in members.sum(axis=0)], resampled, differences
+    )
 
 
 def findings(comparison: Comparison) -> list[str]:
@@ -59,10 +69,14 @@ def findings(comparison: Comparison) -> list[str]:
         verdicts = [found.verdict(k) for k in range(len(STATISTICS))]
         parts = []
         for verdict, word in (("higher", "higher"), ("lower", "lower"), ("–", "unclear")):
-            names = [name for name, other in zip(STATISTICS, verdicts, strict=True) if other == verdict]
+            names = [
+                name for name, other in zip(STATISTICS, verdicts, strict=True) if other == verdict
+            ]
             if names:
                 parts.append(f"{word}: {', '.join(names)}")
-        sentences.append(f"{condition.label} against {comparison.experiment.reference.label}: {'; '.join(parts)}.")
+        sentences.append(
+            f"{condition.label} against {comparison.experiment.reference.label}: {'; '.join(parts)}."
+        )
     return sentences
 
 
@@ -90,7 +104,9 @@ def statistics(comparison: Comparison) -> tuple[list[Table], Csv]:
     experiment, reference = comparison.experiment, comparison.experiment.reference.label
     tables, raw = [], []
     against = comparison.resampled[0].observed
-    for condition, own, found in zip(comparison.others, comparison.resampled[1:], comparison.differences, strict=True):
+    for condition, own, found in zip(
+        comparison.others, comparison.resampled[1:], comparison.differences, strict=True
+    ):
         rows = []
         for k, name in enumerate(STATISTICS):
             shown = [number(against[k]), number(own.observed[k]), number(found.value[k], "+.2f")]
@@ -100,7 +116,14 @@ def statistics(comparison: Comparison) -> tuple[list[Table], Csv]:
         tables.append(
             Table(
                 f"{condition.label} against {reference}{experiment.flag}",
-                ["test SI-SDRi (dB)", reference, condition.label, "difference", "95 % interval", "verdict"],
+                [
+                    "test SI-SDRi (dB)",
+                    reference,
+                    condition.label,
+                    "difference",
+                    "95 % interval",
+                    "verdict",
+                ],
                 rows,
                 note(experiment, _basis(comparison), "–: the interval contains 0."),
             )
@@ -123,7 +146,9 @@ def classes(comparison: Comparison) -> tuple[Table, Csv]:
     experiment, reference = comparison.experiment, comparison.experiment.reference.label
     against = comparison.resampled[0].observed
     rows, raw = [], []
-    for place, ((kind, name), count) in enumerate(zip(comparison.sets, comparison.sources, strict=True)):
+    for place, ((kind, name), count) in enumerate(
+        zip(comparison.sets, comparison.sources, strict=True)
+    ):
         k = len(STATISTICS) + place
         cells = []
         for condition, own, found in zip(
@@ -131,13 +156,36 @@ def classes(comparison: Comparison) -> tuple[Table, Csv]:
         ):
             verdict = found.verdict(k)
             cells.append(
-                " ".join([number(found.value[k], "+.2f"), _interval(found, k), verdict * (verdict != "–")]).strip()
+                " ".join(
+                    [
+                        number(found.value[k], "+.2f"),
+                        _interval(found, k),
+                        verdict * (verdict != "–"),
+                    ]
+                ).strip()
             )
-            bounds = [None if np.isnan(bound) else float(bound) for bound in (found.low[k], found.high[k])]
+            bounds = [
+                None if np.isnan(bound) else float(bound) for bound in (found.low[k], found.high[k])
+            ]
             numbers = [float(against[k]), float(own.observed[k]), float(found.value[k]), *bounds]
             raw.append([condition.label, reference, kind, name, count, *numbers, verdict])
-        rows.append([name if kind == "class" else f"{name} ({kind})", str(count), number(against[k]), *cells])
-    header = ["condition", "reference", "kind", "name", "sources", "reference_mean_db", "condition_mean_db"]
+        rows.append(
+            [
+                name if kind == "class" else f"{name} ({kind})",
+                str(count),
+                number(against[k]),
+                *cells,
+            ]
+        )
+    header = [
+        "condition",
+        "reference",
+        "kind",
+        "name",
+        "sources",
+        "reference_mean_db",
+        "condition_mean_db",
+    ]
     return (
         Table(
             f"Differences of mean test SI-SDRi by kind of sound (dB){experiment.flag}",
@@ -148,9 +196,17 @@ def classes(comparison: Comparison) -> tuple[Table, Csv]:
                 *(f"{condition.label}: difference" for condition in comparison.others),
             ],
             rows,
-            note(experiment, _basis(comparison), f"No interval for what is in fewer than {LEAST_MIXTURES} mixtures."),
+            note(
+                experiment,
+                _basis(comparison),
+                f"No interval for what is in fewer than {LEAST_MIXTURES} mixtures.",
+            ),
         ),
-        Csv(f"{experiment.slug}-classes", [*header, "difference_db", "low_db", "high_db", "verdict"], raw),
+        Csv(
+            f"{experiment.slug}-classes",
+            [*header, "difference_db", "low_db", "high_db", "verdict"],
+            raw,
+        ),
     )
 
 
@@ -163,7 +219,10 @@ def combinations(experiment: Experiment) -> tuple[list[Table], Csv]:
     pair = pair_of_mixture[place]  # of each source
     numbers = np.bincount(pair_of_mixture, minlength=pairs.size)
     sources = np.bincount(pair, minlength=pairs.size)
-    means = [np.bincount(pair, scores(condition).mean(axis=0)) / sources for condition in experiment.conditions]
+    means = [
+        np.bincount(pair, scores(condition).mean(axis=0)) / sources
+        for condition in experiment.conditions
+    ]
     reference = experiment.reference.label
     tables, raw = [], []
     for condition, mean in zip(experiment.conditions[1:], means[1:], strict=True):
@@ -171,7 +230,10 @@ def combinations(experiment: Experiment) -> tuple[list[Table], Csv]:
         order = np.argsort(-change, kind="stable")
         counts = [[str(pairs[p]), int(numbers[p]), int(sources[p])] for p in order]
         values = [[float(means[0][p]), float(mean[p]), float(change[p])] for p in order]
-        raw += [[condition.label, reference, *count, *value] for count, value in zip(counts, values, strict=True)]
+        raw += [
+            [condition.label, reference, *count, *value]
+            for count, value in zip(counts, values, strict=True)
+        ]
         often = [p for p in order if numbers[p] >= LEAST_MIXTURES]
         if often:
             shown = _ends(often)
@@ -187,9 +249,26 @@ def combinations(experiment: Experiment) -> tuple[list[Table], Csv]:
                 for p in shown
             ]
             title = f"{condition.label} against {reference} by the classes mixed{experiment.flag}"
-            header = ["mean test SI-SDRi (dB)", "mixtures", "sources", reference, condition.label, "difference"]
-            tables.append(Table(title, header, cells, note(experiment, _shown(len(shown), len(often)))))
-    header = ["condition", "reference", "classes", "mixtures", "sources", "reference_mean_db", "condition_mean_db"]
+            header = [
+                "mean test SI-SDRi (dB)",
+                "mixtures",
+                "sources",
+                reference,
+                condition.label,
+                "difference",
+            ]
+            tables.append(
+                Table(title, header, cells, note(experiment, _shown(len(shown), len(often))))
+            )
+    header = [
+        "condition",
+        "reference",
+        "classes",
+        "mixtures",
+        "sources",
+        "reference_mean_db",
+        "condition_mean_db",
+    ]
     return tables, Csv(f"{experiment.slug}-combinations", [*header, "difference_db"], raw)
 
 
@@ -209,18 +288,39 @@ def by_seed(experiment: Experiment) -> tuple[Table, Csv] | None:
     reference = {run.config["seed"]: run for run in experiment.reference.runs}
     rows, raw = [], []
     for condition in experiment.conditions[1:]:
-        pairs = [(run, reference[run.config["seed"]]) for run in condition.runs if run.config["seed"] in reference]
+        pairs = [
+            (run, reference[run.config["seed"]])
+            for run in condition.runs
+            if run.config["seed"] in reference
+        ]
         if len(pairs) < 2:
             continue
-        found = np.array([[last_test_means([run], names).mean(axis=0) for run in pair] for pair in pairs])
+        found = np.array(
+            [[last_test_means([run], names).mean(axis=0) for run in pair] for pair in pairs]
+        )
         differences = found[:, 0] - found[:, 1]
         means = differences.mean(axis=0)
-        half = _T975[min(len(pairs) - 1, len(_T975)) - 1] * differences.std(axis=0, ddof=1) / np.sqrt(len(pairs))
+        half = (
+            _T975[min(len(pairs) - 1, len(_T975)) - 1]
+            * differences.std(axis=0, ddof=1)
+            / np.sqrt(len(pairs))
+        )
         cells = []
         for name, mean, width in zip(names, means, half, strict=True):
             verdict = "higher" if mean > width else "lower" if mean < -width else ""
-            cells.append(f"{number(mean, '+.2f')} [{number(mean - width)}, {number(mean + width)}] {verdict}".strip())
-            raw.append([condition.label, name, len(pairs), float(mean), float(mean - width), float(mean + width)])
+            cells.append(
+                f"{number(mean, '+.2f')} [{number(mean - width)}, {number(mean + width)}] {verdict}".strip()
+            )
+            raw.append(
+                [
+                    condition.label,
+                    name,
+                    len(pairs),
+                    float(mean),
+                    float(mean - width),
+                    float(mean + width),
+                ]
+            )
         rows.append([condition.label, *cells, str(len(pairs))])
     if not rows:
         return None
@@ -236,5 +336,9 @@ def by_seed(experiment: Experiment) -> tuple[Table, Csv] | None:
                 "their 95 % interval by Student's t over the seeds.",
             ),
         ),
-        Csv(f"{experiment.slug}-seeds", ["condition", "corpus", "seeds", "difference_db", "low_db", "high_db"], raw),
+        Csv(
+            f"{experiment.slug}-seeds",
+            ["condition", "corpus", "seeds", "difference_db", "low_db", "high_db"],
+            raw,
+        ),
     )

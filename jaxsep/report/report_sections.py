@@ -37,9 +37,13 @@ class Part:
     drawings: list[Drawing]
 
 
-def part(title: str, text: list[str], tables: list[Table], csvs: list[Csv], drawings: list[Drawing]) -> Part:
+def part(
+    title: str, text: list[str], tables: list[Table], csvs: list[Csv], drawings: list[Drawing]
+) -> Part:
     """A part whose section shows the tables, then the drawings."""
-    return Part(Section(title, text, tables, [drawing.figure for drawing in drawings]), csvs, drawings)
+    return Part(
+        Section(title, text, tables, [drawing.figure for drawing in drawings]), csvs, drawings
+    )
 
 
 def build(experiments: Sequence[Experiment], audio: str) -> Report:
@@ -48,8 +52,14 @@ def build(experiments: Sequence[Experiment], audio: str) -> Report:
     Raises:
       ReportError: matplotlib is missing, or a sound file cannot be used.
     """
-    style = figures.styles([condition.label for experiment in experiments for condition in experiment.conditions])
-    heard = [excerpt for label, run in chosen_runs(experiments, audio) for excerpt in read_excerpts(label, run)]
+    style = figures.styles(
+        [condition.label for experiment in experiments for condition in experiment.conditions]
+    )
+    heard = [
+        excerpt
+        for label, run in chosen_runs(experiments, audio)
+        for excerpt in read_excerpts(label, run)
+    ]
     parts = []
     for experiment in experiments:
         parts += [distribution(experiment, style), validation(experiment, style)]
@@ -76,14 +86,21 @@ def distribution(experiment: Experiment, style: Styles) -> Part:
     edges, counts = curves.score_counts([scores(condition) for condition in experiment.conditions])
     name = f"{experiment.slug}-histogram"
     title = f"Distribution of test SI-SDR improvement: {experiment.title}{experiment.flag}"
-    caption = note(experiment, "Every source of the test set, best epoch of each run; counts are means over runs.")
-    drawing = figures.distribution(name, title, caption, edges, dict(zip(labels, counts, strict=True)), style)
+    caption = note(
+        experiment,
+        "Every source of the test set, best epoch of each run; counts are means over runs.",
+    )
+    drawing = figures.distribution(
+        name, title, caption, edges, dict(zip(labels, counts, strict=True)), style
+    )
     rows = [
         [label, float(low), float(high), float(count)]
         for label, heights in zip(labels, counts, strict=True)
         for low, high, count in zip(edges[:-1], edges[1:], heights, strict=True)
     ]
-    csvs.append(Csv(name, ["condition", "si_sdri_from_db", "si_sdri_to_db", "sources_mean_over_runs"], rows))
+    csvs.append(
+        Csv(name, ["condition", "si_sdri_from_db", "si_sdri_to_db", "sources_mean_over_runs"], rows)
+    )
     first = experiment.runs[0]
     mixtures = np.unique(first.rows["mixture"]).size
     runs = [f"{condition.label} ({len(condition.runs)})" for condition in experiment.conditions]
@@ -113,7 +130,10 @@ def validation(experiment: Experiment, style: Styles) -> Part:
     drawing = figures.lines(
         name,
         f"Validation during training: {experiment.title}{experiment.flag}",
-        note(experiment, "Mean over runs; bands of two standard deviations over runs, where there are several."),
+        note(
+            experiment,
+            "Mean over runs; bands of two standard deviations over runs, where there are several.",
+        ),
         lines,
         style,
         xlabel="epoch",
@@ -134,7 +154,9 @@ def comparison(experiment: Experiment) -> Part:
     mixed, mixed_csv = report_compare.combinations(experiment)
     text = report_compare.findings(found)
     if not mixed:
-        text.append("No combination of classes is mixed often enough to be shown; the CSV file has them all.")
+        text.append(
+            "No combination of classes is mixed often enough to be shown; the CSV file has them all."
+        )
     title = f"{experiment.title}: compared with {experiment.reference.label}{experiment.flag}"
     csvs = [csv, class_csv, mixed_csv]
     if (seeds := report_compare.by_seed(experiment)) is not None:
@@ -161,44 +183,89 @@ def input_snr(experiment: Experiment, style: Styles) -> Part:
         + (f"; dashed: {experiment.reference.label}." if len(points) > 1 else "."),
     )
     drawing = figures.snr_panels(csv.name, title, caption, points, medians, style)
-    return part(f"{experiment.title}: score against input SNR{experiment.flag}", [], [table], [csv], [drawing])
+    return part(
+        f"{experiment.title}: score against input SNR{experiment.flag}",
+        [],
+        [table],
+        [csv],
+        [drawing],
+    )
 
 
 def weights(experiment: Experiment, style: Styles) -> Part:
     """What the weights did during training."""
-    (table, csv), (sizes, by_size) = report_tables.weights(experiment), report_tables.batch_sizes(experiment)
+    (table, csv), (sizes, by_size) = (
+        report_tables.weights(experiment),
+        report_tables.batch_sizes(experiment),
+    )
     csvs = [csv, by_size]
     drawings, lines, rows = [], [], []
     for condition in experiment.conditions:
         steps, share = curves.ess_share(condition.runs)
         lines += [Line(condition.label, steps, share)] * bool(steps.size)
-        rows += [[condition.label, float(s), float(v)] for s, v in zip(steps, share, strict=True) if np.isfinite(v)]
+        rows += [
+            [condition.label, float(s), float(v)]
+            for s, v in zip(steps, share, strict=True)
+            if np.isfinite(v)
+        ]
     if lines:
         name = f"{experiment.slug}-ess"
         title = f"Effective sample size of the weights: {experiment.title}{experiment.flag}"
-        caption = note(experiment, "1 / Σ p² over the number of weights, mean over runs: 1 is ordinary training.")
+        caption = note(
+            experiment,
+            "1 / Σ p² over the number of weights, mean over runs: 1 is ordinary training.",
+        )
         labels = {"xlabel": "step", "ylabel": "effective sample size / weights"}
         drawings.append(figures.lines(name, title, caption, lines, style, **labels, bottom=0.0))
         csvs.append(Csv(name, ["condition", "step", "ess_share"], rows))
-    return part(f"{experiment.title}: what the weights did{experiment.flag}", [], [table, sizes], csvs, drawings)
+    return part(
+        f"{experiment.title}: what the weights did{experiment.flag}",
+        [],
+        [table, sizes],
+        csvs,
+        drawings,
+    )
 
 
 def about(experiments: Sequence[Experiment], audio: str) -> Part:
     """The runs, and how the numbers were made."""
-    header = ["run", "experiment", "weighting", "seed", "epochs", "steps", "min", "parameters", "jaxsep", "sound"]
+    header = [
+        "run",
+        "experiment",
+        "weighting",
+        "seed",
+        "epochs",
+        "steps",
+        "min",
+        "parameters",
+        "jaxsep",
+        "sound",
+    ]
     raw = []
     for experiment in experiments:
         for condition in experiment.conditions:
-            copies = {copy.name: (copy, kept) for copy, kept in experiment.copies if kept in condition.runs}
+            copies = {
+                copy.name: (copy, kept)
+                for copy, kept in experiment.copies
+                if kept in condition.runs
+            }
             for run in [*condition.runs, *(copy for copy, _ in copies.values())]:
                 training, minutes = run.summary["training"], run.summary["training"]["seconds"] / 60
                 label = condition.label
                 if run.name in copies:
                     label += f" (scores of {copies[run.name][1].name}: not counted again)"
-                numbers = [run.config["seed"], training["epochs"], training["steps"], minutes, training["parameters"]]
+                numbers = [
+                    run.config["seed"],
+                    training["epochs"],
+                    training["steps"],
+                    minutes,
+                    training["parameters"],
+                ]
                 kind = [run.summary["jaxsep"], run.summary["data"]["kind"]]
                 raw.append([run.name, experiment.title, label, *numbers, *kind])
-    rows = [[f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in line] for line in raw]
+    rows = [
+        [f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in line] for line in raw
+    ]
     versions = ", ".join(sorted({line[-2] for line in raw}))
     text = [
         f"{len(raw)} finished runs of jaxsep {versions}. Runs are compared where test mixtures, data, network, training and "
@@ -219,7 +286,14 @@ def _audio_line(experiments: Sequence[Experiment], audio: str) -> str:
     if audio == "none":
         return "No excerpts to listen to: `--audio none`."
     runs = [run for _, run in chosen_runs(experiments, audio)]
-    heard, silent = [run.name for run in runs if has_audio(run)], [run.name for run in runs if not has_audio(run)]
-    which = "the first seed of each weighting; `--audio all` takes every run" if audio == "first" else "every run"
+    heard, silent = (
+        [run.name for run in runs if has_audio(run)],
+        [run.name for run in runs if not has_audio(run)],
+    )
+    which = (
+        "the first seed of each weighting; `--audio all` takes every run"
+        if audio == "first"
+        else "every run"
+    )
     line = f"Excerpts to listen to ({which}), on the HTML page: {', '.join(heard) or 'none'}."
     return line + (f" Without `evaluation/audio`: {', '.join(silent)}." if silent else "")

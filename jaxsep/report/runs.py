@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsep.errors import ReportError
 from jaxsep.evaluation.statistics import QUANTILES, Summary
 
 FILES = ("config.json", "summary.json", "metrics.jsonl", "evaluation/test.csv")
@@ -27,14 +28,19 @@ _CONFIG: dict[str, Any] = {
     **dict.fromkeys(("data", "train", "model", "loss", "evaluation"), dict),
     "data.slots": list,
     "data.segment_seconds": _NUMBER,
-    **dict.fromkeys(("train.batch_size", "train.mixtures_per_epoch", "train.num_epochs", "model.num_sources"), int),
+    **dict.fromkeys(
+        ("train.batch_size", "train.mixtures_per_epoch", "train.num_epochs", "model.num_sources"),
+        int,
+    ),
     "weighting.name": str,
     "weighting.granularity": str,
 }
 _SUMMARY: dict[str, Any] = {
     **dict.fromkeys(("jaxsep", "data.kind"), str),
     "data.fingerprints": list,
-    **dict.fromkeys(("num_epochs", "training.epochs", "training.steps", "training.parameters"), int),
+    **dict.fromkeys(
+        ("num_epochs", "training.epochs", "training.steps", "training.parameters"), int
+    ),
     "training.seconds": _NUMBER,
     "test.si_sdri.combined.mean": _NUMBER,
 }
@@ -48,11 +54,6 @@ _COLUMNS: dict[str, tuple[str, Any]] = {
     "input_snr_db": ("input_snr", float),
     "si_sdri_db": ("si_sdri", float),
 }
-
-
-class ReportError(ValueError):
-    """A run or an output folder that cannot be used. The message is one line: the file or field, what was found, what would
-    be right."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,22 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     twice = [folder for folder, path in zip(folders, parts, strict=True) if parts.count(path) > 1]
     if twice:
         raise ReportError(f"{twice[-1]}: given twice; every run must be given once")
-    return [read_run(folder, name) for folder, name in zip(folders, _short_names(parts), strict=True)]
+    return [
+        read_run(folder, name) for folder, name in zip(folders, _short_names(parts), strict=True)
+    ]
 
 
 def _short_names(parts: Sequence[tuple[str, ...]]) -> list[str]:
     # Bytes of a folder's name that are no UTF-8 become visible escapes.
-    parts = [tuple(os.fsencode(part).decode("utf-8", "backslashreplace") for part in path) for path in parts]
+    parts = [
+        tuple(os.fsencode(part).decode("utf-8", "backslashreplace") for part in path)
+        for path in parts
+    ]
     names = [path[-1] for path in parts]
     for depth in range(2, max(map(len, parts)) + 1):
         names = [
-            "/".join(path[-depth:]) if names.count(name) > 1 else name for name, path in zip(names, parts, strict=True)
+            "/".join(path[-depth:]) if names.count(name) > 1 else name
+            for name, path in zip(names, parts, strict=True)
         ]
     return names
 
@@ -114,15 +121,27 @@ def read_run(folder: Path, name: str) -> Run:
     missing = [file for file in FILES if not (folder / file).is_file()]
     if missing:
         what = "not a run's folder" if "config.json" in missing else "not a finished run"
-        raise ReportError(f"{folder}: {what}, {' and '.join(missing)} missing; the run's own command finishes it")
-    config, summary = _read_json(folder / "config.json", _CONFIG), _read_json(folder / "summary.json", _SUMMARY)
+        raise ReportError(
+            f"{folder}: {what}, {' and '.join(missing)} missing; the run's own command finishes it"
+        )
+    config, summary = (
+        _read_json(folder / "config.json", _CONFIG),
+        _read_json(folder / "summary.json", _SUMMARY),
+    )
     wanted, done = config["train"]["num_epochs"], summary["num_epochs"]
     if wanted != done:
         raise ReportError(
             f"{folder}: not a finished run, summary.json is of {done} epochs and config.json asks for {wanted}; the run's own "
             "command finishes it"
         )
-    run = Run(name, folder, config, summary, _read_metrics(folder / "metrics.jsonl"), _read_rows(folder / FILES[-1]))
+    run = Run(
+        name,
+        folder,
+        config,
+        summary,
+        _read_metrics(folder / "metrics.jsonl"),
+        _read_rows(folder / FILES[-1]),
+    )
     _check_scores(run)
     return run
 
@@ -163,7 +182,13 @@ def _check_values(path: Path, value: Any, depth: int) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             raise ReportError(f"{path}: holds {value!r:.80}, which is no text") from error
-    for item in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for item in (
+        [*value, *value.values()]
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, list)
+        else ()
+    ):
         _check_values(path, item, depth + 1)
 
 
@@ -176,9 +201,13 @@ def _field(path: Path | str, content: Any, field: str, kind: Any) -> Any:
         found = found[name]
     finite = not isinstance(found, float) or math.isfinite(found)
     if not isinstance(found, kind) or isinstance(found, bool) or not finite:
-        wanted = {_NUMBER: "a finite number", int: "a whole number", str: "text", list: "a list", dict: "an object"}[
-            kind
-        ]
+        wanted = {
+            _NUMBER: "a finite number",
+            int: "a whole number",
+            str: "text",
+            list: "a list",
+            dict: "an object",
+        }[kind]
         raise ReportError(f"{path}: {field} is {found!r:.80}, it must be {wanted}")
     return found
 
@@ -189,11 +218,17 @@ def _read_metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
         place = path.with_name(f"{path.name} line {number}")
         record = _parse(place, line)
         kind = _field(place, record, "kind", str)
-        for field, wanted in {"step": int, "epoch": int, **({"ess": _NUMBER} if kind == "train" else {})}.items():
+        for field, wanted in {
+            "step": int,
+            "epoch": int,
+            **({"ess": _NUMBER} if kind == "train" else {}),
+        }.items():
             _field(place, record, field, wanted)
         for field, least in (("step", 1), ("epoch", 0)):
             if record[field] < least:
-                raise ReportError(f"{place}: {field} is {record[field]}, it must be at least {least}")
+                raise ReportError(
+                    f"{place}: {field} is {record[field]}, it must be at least {least}"
+                )
         if kind in ("val", "test"):
             _field(place, record, "combined", _NUMBER)
         records.setdefault(kind, []).append(record)
@@ -206,7 +241,9 @@ def _read_rows(path: Path) -> dict[str, np.ndarray]:
     try:
         missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
-            raise ReportError(f"{path}: the column {missing[0]} is missing; a run of jaxsep writes it")
+            raise ReportError(
+                f"{path}: the column {missing[0]} is missing; a run of jaxsep writes it"
+            )
         for number, line in enumerate(reader, 2):
             if line["si_sdri_db"] == "":
                 continue
@@ -215,10 +252,14 @@ def _read_rows(path: Path) -> dict[str, np.ndarray]:
     except csv.Error as error:
         raise ReportError(f"{path}: cannot be read ({error})") from error
     if len(set(zip(columns["mixture"], columns["slot"], strict=True))) < len(columns["slot"]):
-        raise ReportError(f"{path}: lists a source more than once; every slot of a mixture must be listed once")
+        raise ReportError(
+            f"{path}: lists a source more than once; every slot of a mixture must be listed once"
+        )
     if not columns["mixture"]:
         raise ReportError(f"{path}: holds no scored source; at least one must have an si_sdri_db")
-    order = np.lexsort((columns["slot"], columns["mixture"]))  # whatever batches they were scored in
+    order = np.lexsort(
+        (columns["slot"], columns["mixture"])
+    )  # whatever batches they were scored in
     return {name: np.array(values)[order] for name, values in columns.items()}
 
 
@@ -230,8 +271,12 @@ def _cell(path: Path, number: int, column: str, text: str | None, kind: Any) -> 
         if kind is int and not 0 <= value < 2**31:
             raise ValueError
     except ValueError:
-        wanted = {int: "a whole number", float: "a finite number, at most ±1000 dB", str: "text"}[kind]
-        raise ReportError(f"{path} line {number}: {column} is {text!r:.80}, it must be {wanted}") from None
+        wanted = {int: "a whole number", float: "a finite number, at most ±1000 dB", str: "text"}[
+            kind
+        ]
+        raise ReportError(
+            f"{path} line {number}: {column} is {text!r:.80}, it must be {wanted}"
+        ) from None
     return value
 
 
@@ -243,7 +288,9 @@ def _check_scores(run: Run) -> None:
             _field(path, run.config, f"weighting.{field}", kind)
     for field in ("train.batch_size", "train.num_epochs", "model.num_sources"):
         if _field(path, run.config, field, int) < 1:
-            raise ReportError(f"{path}: {field} is {_field(path, run.config, field, int)}, it must be at least 1")
+            raise ReportError(
+                f"{path}: {field} is {_field(path, run.config, field, int)}, it must be at least 1"
+            )
     path = run.folder / "summary.json"
     last = "test_last_epochs" if run.summary.get("test_last_epochs") else "test_last"
     for field in ("mean", "std", *(f"quantiles.{q}" for q in QUANTILES)):
@@ -252,8 +299,13 @@ def _check_scores(run: Run) -> None:
         _field(path, run.summary, f"{last}.si_sdri.combined.epochs", int)
     _field(path, run.summary, f"{last}.si_sdri.combined.n", int)
     for corpus in set(map(str, run.rows["corpus"])):
-        _field(f"{path}: {last}.si_sdri.{corpus!r:.80}", run.last_scores.get(corpus), "mean", _NUMBER)
-    said, found = run.summary["test"]["si_sdri"]["combined"]["mean"], float(run.rows["si_sdri"].mean())
+        _field(
+            f"{path}: {last}.si_sdri.{corpus!r:.80}", run.last_scores.get(corpus), "mean", _NUMBER
+        )
+    said, found = (
+        run.summary["test"]["si_sdri"]["combined"]["mean"],
+        float(run.rows["si_sdri"].mean()),
+    )
     if abs(said - found) > 0.01:
         raise ReportError(
             f"{path}: test.si_sdri.combined.mean is {said:.4f} dB, that of evaluation/test.csv is {found:.4f}; both must be of "

@@ -64,7 +64,10 @@ def spread(values: Sequence[float] | np.ndarray) -> str:
 def note(experiment: Experiment, *sentences: str) -> str:
     """A table's note or a figure's caption, which says where the sound was not recorded."""
     return " ".join(
-        [*filter(None, sentences), experiment.flag.strip(" []").capitalize() + "." * bool(experiment.flag)]
+        [
+            *filter(None, sentences),
+            experiment.flag.strip(" []").capitalize() + "." * bool(experiment.flag),
+        ]
     ).strip()
 
 
@@ -90,7 +93,11 @@ def _averaged(condition: Condition) -> str:
 
 def _without_average(experiment: Experiment) -> str:
     names = [run.name for run in experiment.runs if not run.epochs_averaged]
-    return f"No average over the last epochs, but the last epoch alone: {', '.join(names)}." if names else ""
+    return (
+        f"No average over the last epochs, but the last epoch alone: {', '.join(names)}."
+        if names
+        else ""
+    )
 
 
 def distribution(experiment: Experiment) -> tuple[Table, Csv]:
@@ -102,24 +109,43 @@ def distribution(experiment: Experiment) -> tuple[Table, Csv]:
         columns += [[s["quantiles"][str(q)] for s in summaries] for q in QUANTILES]
         counts: list[Any] = [len(summaries), _averaged(condition), summaries[0]["n"]]
         rows.append([condition.label, *map(spread, columns), *map(str, counts)])
-        raw.append([condition.label, *counts, *(value for column in columns for value in mean_and_std(column))])
+        raw.append(
+            [
+                condition.label,
+                *counts,
+                *(value for column in columns for value in mean_and_std(column)),
+            ]
+        )
     names = ["mean", "std", *(f"q{q:02d}" for q in QUANTILES)]
     units = [f"{name}_{what}" for name in names for what in ("db", "std_over_runs_db")]
     several = any(len(condition.runs) > 1 for condition in experiment.conditions)
     return (
         Table(
             f"Test SI-SDR improvement (dB){experiment.flag}",
-            ["SI-SDRi (dB)", "mean", "std", *(f"{q} %" for q in QUANTILES), "runs", "epochs", "sources"],
+            [
+                "SI-SDRi (dB)",
+                "mean",
+                "std",
+                *(f"{q} %" for q in QUANTILES),
+                "runs",
+                "epochs",
+                "sources",
+            ],
             rows,
             note(
                 experiment,
                 "The form of the paper's Table 1: each number is averaged over the test evaluations after the last epochs of a "
-                "run, then over the runs" + (" (± standard deviation over runs)." if several else "."),
+                "run, then over the runs"
+                + (" (± standard deviation over runs)." if several else "."),
                 _without_average(experiment),
                 scale_note(experiment),
             ),
         ),
-        Csv(f"{experiment.slug}-distribution", ["condition", "runs", "epochs", "sources", *units], raw),
+        Csv(
+            f"{experiment.slug}-distribution",
+            ["condition", "runs", "epochs", "sources", *units],
+            raw,
+        ),
     )
 
 
@@ -133,7 +159,13 @@ def corpora(experiment: Experiment) -> tuple[Table, Csv] | None:
         means = curves.last_test_means(condition.runs, names)
         counts = [len(condition.runs), len(means)]
         rows.append([condition.label, *map(spread, means.T), *map(str, counts)])
-        raw.append([condition.label, *counts, *(value for column in means.T for value in mean_and_std(column))])
+        raw.append(
+            [
+                condition.label,
+                *counts,
+                *(value for column in means.T for value in mean_and_std(column)),
+            ]
+        )
     units = [f"{name}_{what}" for name in names for what in ("db", "std_db")]
     return (
         Table(
@@ -161,10 +193,14 @@ def epochs_to_reference(experiment: Experiment) -> tuple[Table, Csv]:
         mean = values.mean(axis=0)
         first = curves.first_at_least(epochs, mean, target)
         each = [curves.first_at_least(epochs, curve, target) for curve in values]
-        rows.append([condition.label, spread(values[:, -1]), _epoch(first), _epochs(each), str(len(each))])
+        rows.append(
+            [condition.label, spread(values[:, -1]), _epoch(first), _epochs(each), str(len(each))]
+        )
         raw.append([condition.label, "mean over runs", None, float(mean[-1]), target, first])
         for run, curve, epoch in zip(condition.runs, values, each, strict=True):
-            raw.append([condition.label, run.name, run.config["seed"], float(curve[-1]), target, epoch])
+            raw.append(
+                [condition.label, run.name, run.config["seed"], float(curve[-1]), target, epoch]
+            )
     reference = experiment.reference.label
     return (
         Table(
@@ -209,7 +245,11 @@ def input_snr(experiment: Experiment) -> tuple[Table, Csv]:
     lows, counts, _ = found[0]
     width, labels = curves.SNR_BIN, [condition.label for condition in experiment.conditions]
     rows = [
-        [f"{low:g} to {low + width:g}", str(count), *(number(medians[place]) for _, _, medians in found)]
+        [
+            f"{low:g} to {low + width:g}",
+            str(count),
+            *(number(medians[place]) for _, _, medians in found),
+        ]
         for place, (low, count) in enumerate(zip(lows, counts, strict=True))
     ]
     raw = [
@@ -239,28 +279,39 @@ def input_snr(experiment: Experiment) -> tuple[Table, Csv]:
 def weights(experiment: Experiment) -> tuple[Table, Csv]:
     """What the weights were over the last quarter of training."""
     every = {
-        condition.label: [curves.weight_means(run) for run in condition.runs] for condition in experiment.conditions
+        condition.label: [curves.weight_means(run) for run in condition.runs]
+        for condition in experiment.conditions
     }
     told = {name for means in every.values() for run in means for name in run}
     first = ["weight_entropy", "weight_max", *(f"weight_{corpus}" for corpus in experiment.corpora)]
     names = ["ess", *first, *sorted(told - {"ess", *first})]
     rows, raw = [], []
     for condition in experiment.conditions:
-        means, sizes = every[condition.label], [curves.number_of_weights(run) for run in condition.runs]
+        means, sizes = (
+            every[condition.label],
+            [curves.number_of_weights(run) for run in condition.runs],
+        )
         batch = condition.runs[0].config["train"]["batch_size"]
         values: list[float | None] = [
-            float(np.mean([run[name] for run in means])) if all(name in run for run in means) else None
+            float(np.mean([run[name] for run in means]))
+            if all(name in run for run in means)
+            else None
             for name in names
         ]
         share = None
         if values[0] is not None:
-            share = float(np.mean([run["ess"] / size for run, size in zip(means, sizes, strict=True)]))
+            share = float(
+                np.mean([run["ess"] / size for run, size in zip(means, sizes, strict=True)])
+            )
         count = "/".join(map(str, sorted(set(sizes))))
         cells = [
-            number(value, ".3f" if name == "weight_max" else ".2f") for name, value in zip(names, values, strict=True)
+            number(value, ".3f" if name == "weight_max" else ".2f")
+            for name, value in zip(names, values, strict=True)
         ]
         percent = "–" if share is None else f"{100 * share:.0f} %"
-        rows.append([condition.label, str(batch), count, cells[0], percent, *cells[1:], str(len(means))])
+        rows.append(
+            [condition.label, str(batch), count, cells[0], percent, *cells[1:], str(len(means))]
+        )
         raw.append([condition.label, len(means), batch, count, values[0], share, *values[1:]])
     shown = [f"mean weight, {name.removeprefix('weight_')}" for name in names[3:]]
     return (
@@ -277,7 +328,16 @@ def weights(experiment: Experiment) -> tuple[Table, Csv]:
         ),
         Csv(
             f"{experiment.slug}-weights",
-            ["condition", "runs", "batch_size", "weights", "ess", "ess_share", "weight_entropy_nats", *names[2:]],
+            [
+                "condition",
+                "runs",
+                "batch_size",
+                "weights",
+                "ess",
+                "ess_share",
+                "weight_entropy_nats",
+                *names[2:],
+            ],
             raw,
         ),
     )

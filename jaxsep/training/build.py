@@ -12,17 +12,22 @@ from ml_collections import ConfigDict
 
 from jaxsep import models
 from jaxsep.config import schema as rules
-from jaxsep.config.load import SettingsError
-from jaxsep.data.audio import together
 from jaxsep.data.mixtures.batches import steps_per_epoch
-from jaxsep.data.packs.format import default_cache
+from jaxsep.errors import ConfigError, together
+from jaxsep.files import default_cache
 from jaxsep.inference.bundle import check_params, load_bundle
 from jaxsep.models import torch_import
 from jaxsep.objective import weighting as weightings
 from jaxsep.training.devices import Devices
 from jaxsep.training.gradients import LossFn
 from jaxsep.training.input_pipeline import Sets, open_sets
-from jaxsep.training.state import TrainState, create_state, init_params, make_optimizer, make_schedule
+from jaxsep.training.state import (
+    TrainState,
+    create_state,
+    init_params,
+    make_optimizer,
+    make_schedule,
+)
 from jaxsep.training.step import make_train_step, separation_loss_fn
 
 MAX_PARAMETERS = 2**30  # a training state holds three copies, and the gradient
@@ -45,13 +50,13 @@ def build(config: ConfigDict, *, devices: int = 1) -> Parts:
     """Settings, data, network and weighting of an experiment; devices: how many share each batch.
 
     Raises:
-      SettingsError, DataError: what is wrong, with the field's or file's name.
+      ConfigError, DataError: what is wrong, with the field's or file's name.
     """
     rules.validate(config, devices=devices)
     module, fields = build_module(config)
     sets = build_sets(config)
     if found := [*module_problems(module, config), *data_problems(config, sets)]:
-        raise SettingsError(together(found))
+        raise ConfigError(together(found))
     train = config.train
     steps = steps_per_epoch(train.mixtures_per_epoch, train.batch_size)
     schedule = make_schedule(
@@ -72,9 +77,11 @@ def build_module(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
     try:
         return models.create(config.model.family, **fields), fields
     except ValueError as error:
-        raise SettingsError(str(error)) from error
+        raise ConfigError(str(error)) from error
     except TypeError as error:
-        raise SettingsError(f"model.family {config.model.family}: {error}; its other fields need defaults") from error
+        raise ConfigError(
+            f"model.family {config.model.family}: {error}; its other fields need defaults"
+        ) from error
 
 
 def module_problems(module: Any, config: ConfigDict) -> list[str]:
@@ -85,12 +92,18 @@ def module_problems(module: Any, config: ConfigDict) -> list[str]:
         estimates, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), mixture)
         shape, parameters = estimates.shape, models.count_params(variables["params"])
     except Exception as error:  # the user's own network may fail in any way
-        return [f"model.family {family} fails on a mixture {mixture.shape}: {' '.join(str(error).split())}"]
+        return [
+            f"model.family {family} fails on a mixture {mixture.shape}: {' '.join(str(error).split())}"
+        ]
     found = []
     if shape != wanted:
-        found.append(f"model.family {family} gives {shape} for {mixture.shape}, it must give {wanted}")
+        found.append(
+            f"model.family {family} gives {shape} for {mixture.shape}, it must give {wanted}"
+        )
     if parameters > MAX_PARAMETERS:
-        found.append(f"model.family {family} has {parameters:,} parameters, it must have at most {MAX_PARAMETERS:,}")
+        found.append(
+            f"model.family {family} has {parameters:,} parameters, it must have at most {MAX_PARAMETERS:,}"
+        )
     return found
 
 
@@ -104,14 +117,22 @@ def data_problems(config: ConfigDict, sets: Sets) -> list[str]:
         for split in lacking[:1]  # for the other it is the same
     ]
     scored = sets.scored_classes("val")
-    legal = rules.best_metric_names([table.names[i] for i in scored], [table.corpora[i] for i in scored])
+    legal = rules.best_metric_names(
+        [table.names[i] for i in scored], [table.corpora[i] for i in scored]
+    )
     if scored and train.best_metric not in legal:
         shown = ", ".join(legal[:14])
-        found.append(f"train.best_metric is {train.best_metric!r}, it must be one of {shown}, or another class of val")
+        found.append(
+            f"train.best_metric is {train.best_metric!r}, it must be one of {shown}, or another class of val"
+        )
     if "class_bias" in _named(chosen):
         gamma = chosen.gamma.to_dict()
         unknown = rules.gamma_problems(gamma, table.names, table.groups, table.corpora)
-        if not unknown and chosen.granularity == "example" and sets.same_in_every_mixture(_gamma(config, sets)):
+        if (
+            not unknown
+            and chosen.granularity == "example"
+            and sets.same_in_every_mixture(_gamma(config, sets))
+        ):
             found.append(
                 "weighting.granularity is 'example', but by data.slots every mixture holds the same classes as far as "
                 "weighting.gamma tells them apart, so that all weights would be equal; it must be 'source'"
@@ -126,7 +147,9 @@ def _named(weighting: ConfigDict) -> tuple[str, ...]:
 
 def _gamma(config: ConfigDict, sets: Sets) -> np.ndarray:
     table = sets.table
-    return rules.gamma_vector(config.weighting.gamma.to_dict(), table.names, table.groups, table.corpora)
+    return rules.gamma_vector(
+        config.weighting.gamma.to_dict(), table.names, table.groups, table.corpora
+    )
 
 
 def build_sets(config: ConfigDict, splits: Sequence[str] = ("train", "val", "test")) -> Sets:
@@ -135,7 +158,7 @@ def build_sets(config: ConfigDict, splits: Sequence[str] = ("train", "val", "tes
     data["cache_dir"] = Path(data["cache_dir"] or default_cache())
     sets = open_sets(**data, pad_seconds=config.evaluation.pad_seconds, splits=splits)
     if sets.num_sources != config.model.num_sources:
-        raise SettingsError(
+        raise ConfigError(
             f"model.num_sources is {config.model.num_sources}, the mixtures have {sets.num_sources} sources"
         )
     return sets
@@ -152,8 +175,12 @@ def _factor(name: str, config: ConfigDict, sets: Sets) -> Any:
     if name == "class_bias":
         return weightings.class_bias(_gamma(config, sets))
     if name == "group_dro":
-        names = {"class": table.names, "group": table.groups, "corpus": table.corpora}[chosen.dro_groups]
-        return weightings.group_dro(np.unique(names, return_inverse=True)[1], step_size=chosen.dro_step)
+        names = {"class": table.names, "group": table.groups, "corpus": table.corpora}[
+            chosen.dro_groups
+        ]
+        return weightings.group_dro(
+            np.unique(names, return_inverse=True)[1], step_size=chosen.dro_step
+        )
     start, slope = chosen.beta
     made: dict[str, Callable[[], Callable[..., Any]]] = {
         "uniform": weightings.uniform,
@@ -167,7 +194,9 @@ def _factor(name: str, config: ConfigDict, sets: Sets) -> Any:
     return made[name]()
 
 
-def build_step(parts: Parts, devices: Devices) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+def build_step(
+    parts: Parts, devices: Devices
+) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
     """The optimiser, and (state, batch, epoch) -> (state, metrics), not yet jitted."""
     config, corpora = parts.config, parts.sets.table.corpora
     # What is frozen is what a loss free of the mean cannot see.
@@ -212,7 +241,7 @@ def params_to_start_from(parts: Parts) -> Any:
     """The parameters of train.init_from, or None where it is empty.
 
     Raises:
-      SettingsError: train.init_from cannot be read, or its parameters are not the network's.
+      ConfigError: train.init_from cannot be read, or its parameters are not the network's.
     """
     config, origin = parts.config, parts.config.train.init_from
     if not origin:
@@ -222,12 +251,16 @@ def params_to_start_from(parts: Parts) -> Any:
             _, params = torch_import.from_file(origin)
         else:
             _, params, _ = load_bundle(origin, trust=config.model.family)
-        expected = jax.eval_shape(parts.module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+        expected = jax.eval_shape(
+            parts.module.init, jax.random.key(0), np.zeros((1, 256), np.float32)
+        )["params"]
         check_params(params, expected, origin)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"train.init_from: {error}") from error
+        raise ConfigError(f"train.init_from: {error}") from error
     for path, leaf in jax.tree.leaves_with_path(params):
         if not np.isfinite(leaf).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise SettingsError(f"train.init_from: {origin}: {name} holds NaN or infinite numbers; all must be finite")
+            raise ConfigError(
+                f"train.init_from: {origin}: {name} holds NaN or infinite numbers; all must be finite"
+            )
     return params

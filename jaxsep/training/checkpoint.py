@@ -22,17 +22,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxsep.data.packs.format import sync_folder
+from jaxsep.errors import RunError
+from jaxsep.files import sync_folder
 from jaxsep.training.state import TrainState
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every save, and what it also raises
+logging.getLogger("absl").setLevel(
+    logging.CRITICAL
+)  # orbax reports every save, and what it also raises
 STATE, PROGRESS, MANIFEST = "state", "progress.json", "manifest.json"
 SPARE_BYTES = 1_000_000  # what a checkpoint takes beside its numbers, generously
-
-
-class RunError(Exception):
-    """A run cannot go on, and the configuration is not to blame: its folder cannot be written or read, or its losses are no
-    numbers any more. The message says what is safe and what to do."""
 
 
 class Checkpoints:
@@ -52,7 +50,9 @@ class Checkpoints:
         """
         saved = _saves(self._folder / name)
         write_checkpoint(self._folder / name / str(max(saved, default=0) + 1), state, progress)
-        for number in sorted(saved)[:-1]:  # the one before stays, in case that the newest gets damaged
+        for number in sorted(saved)[
+            :-1
+        ]:  # the one before stays, in case that the newest gets damaged
             shutil.rmtree(self._folder / name / str(number), ignore_errors=True)
 
     def restore(self, name: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
@@ -71,14 +71,19 @@ class Checkpoints:
                 problems.append(str(error))
                 continue
             for problem in problems:
-                print(f"warning: {problem}; going on from the one before, {place / str(number)}", flush=True)
+                print(
+                    f"warning: {problem}; going on from the one before, {place / str(number)}",
+                    flush=True,
+                )
             for damaged in [other for other in _saves(place) if other > number]:
                 aside = place / f"{damaged}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)
                 os.replace(place / str(damaged), aside)
             return found
         if problems:
-            raise RunError(f"{'; '.join(problems)}. None is left: a run without {self._folder} starts anew")
+            raise RunError(
+                f"{'; '.join(problems)}. None is left: a run without {self._folder} starts anew"
+            )
         return None
 
 
@@ -108,7 +113,9 @@ def write_checkpoint(folder: Path, state: TrainState, progress: dict[str, Any]) 
         partial.mkdir(parents=True)
         disk = shutil.disk_usage(partial)
         if disk.total > 0 and disk.free < needed:  # orbax would find out amid a page of tracebacks
-            raise OSError(f"it takes up to {needed / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free")
+            raise OSError(
+                f"it takes up to {needed / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free"
+            )
         with _orbax() as checkpointer:
             checkpointer.save(partial.absolute() / STATE, args=ocp.args.StandardSave(tree))
         (partial / PROGRESS).write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")
@@ -119,7 +126,9 @@ def write_checkpoint(folder: Path, state: TrainState, progress: dict[str, Any]) 
         sync_folder(folder.parent)
     except Exception as error:  # a full disk comes out of orbax as one of several errors
         reason = " ".join(str(error).split())
-        raise RunError(f"{folder}: cannot be written ({reason:.300}); the checkpoint before is as it was") from error
+        raise RunError(
+            f"{folder}: cannot be written ({reason:.300}); the checkpoint before is as it was"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -148,21 +157,31 @@ def read_checkpoint(folder: Path, like: TrainState) -> tuple[TrainState, dict[st
     abstract = jax.tree.map(np.empty_like, vars(like))
     try:
         with _orbax() as checkpointer:
-            tree = checkpointer.restore(folder.absolute() / STATE, args=ocp.args.StandardRestore(abstract))
-    except Exception as error:  # what is there is what was written, so it is of another network or another version
+            tree = checkpointer.restore(
+                folder.absolute() / STATE, args=ocp.args.StandardRestore(abstract)
+            )
+    except (
+        Exception
+    ) as error:  # what is there is what was written, so it is of another network or another version
         reason = " ".join(str(error).split())
         raise RunError(f"{folder} does not fit this run ({reason:.300})") from error
     return TrainState(**tree), progress
 
 
 def _orbax() -> ocp.Checkpointer:
-    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+    )
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _saves(place: Path) -> list[int]:
-    return [int(entry.name) for entry in place.iterdir() if entry.name.isdecimal()] if place.is_dir() else []
+    return (
+        [int(entry.name) for entry in place.iterdir() if entry.name.isdecimal()]
+        if place.is_dir()
+        else []
+    )
 
 
 def _files(folder: Path) -> set[str]:
@@ -174,4 +193,7 @@ def _checksum(path: Path, *, flush: bool = False) -> dict[str, Any]:
     with open(path, "rb") as stream:
         if flush:
             os.fsync(stream.fileno())
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
+        }

@@ -17,12 +17,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxsep.errors import OtherProcessError
+
 Result = TypeVar("Result")
 _WHOLE, _DIVIDED = PartitionSpec(), PartitionSpec("data")
-
-
-class ElsewhereError(Exception):
-    """Another process could not go on, and has said why."""
 
 
 class Devices:
@@ -34,8 +32,12 @@ class Devices:
         self.count, self.first = len(devices), jax.process_index() == 0
         self.axis = "data" if self.count > 1 else None
         self._mesh = Mesh(np.array(devices), ("data",))
-        self._mine = [n for n, device in enumerate(devices) if device.process_index == jax.process_index()]
-        self.tell(None)  # processes find one another now, when all have just come here: that alone has half a minute
+        self._mine = [
+            n for n, device in enumerate(devices) if device.process_index == jax.process_index()
+        ]
+        self.tell(
+            None
+        )  # processes find one another now, when all have just come here: that alone has half a minute
 
     def round_up(self, batch_size: int) -> int:
         """The smallest batch of at least batch_size examples that the devices can share."""
@@ -55,8 +57,12 @@ class Devices:
         tree = jax.device_get(tree)
         leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
         if jax.process_count() > 1:
-            words = np.split(_from_first(_bytes(leaves, 1))[0], np.cumsum([x.nbytes for x in leaves])[:-1])
-            leaves = [word.view(x.dtype).reshape(x.shape) for word, x in zip(words, leaves, strict=True)]
+            words = np.split(
+                _from_first(_bytes(leaves, 1))[0], np.cumsum([x.nbytes for x in leaves])[:-1]
+            )
+            leaves = [
+                word.view(x.dtype).reshape(x.shape) for word, x in zip(words, leaves, strict=True)
+            ]
         return self._put(jax.tree.unflatten(structure, leaves), _WHOLE)
 
     def tell(self, value: Any) -> Any:
@@ -71,7 +77,7 @@ class Devices:
         """work() of this process; the first process goes before the others, which find the files that it made.
 
         Raises:
-          ElsewhereError: work failed in another process. What it raised in this one is raised here.
+          OtherProcessError: work failed in another process. What it raised in this one is raised here.
         """
         error: Exception | None = None
         result: Any = None
@@ -82,14 +88,16 @@ class Devices:
                 except Exception as raised:
                     error = raised
             if np.any(multihost_utils.process_allgather(np.array(error is not None))):
-                raise error or ElsewhereError("stopped: another process could not go on")
+                raise error or OtherProcessError("stopped: another process could not go on")
         return result
 
     def train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """step(state, batch, epoch), made with `axis`, over all devices, jitted, the state donated."""
         if self.axis is not None:
             given = (_WHOLE, _DIVIDED, _WHOLE)
-            step = jax.shard_map(step, mesh=self._mesh, in_specs=given, out_specs=_WHOLE, check_vma=False)
+            step = jax.shard_map(
+                step, mesh=self._mesh, in_specs=given, out_specs=_WHOLE, check_vma=False
+            )
         return jax.jit(step, donate_argnums=0)
 
     def eval_step(self, step: Callable[..., Any]) -> Callable[..., dict[str, np.ndarray]]:
@@ -97,17 +105,26 @@ class Devices:
         order."""
         if self.axis is not None:
             step = jax.shard_map(
-                step, mesh=self._mesh, in_specs=(_WHOLE, _DIVIDED), out_specs=_DIVIDED, check_vma=False
+                step,
+                mesh=self._mesh,
+                in_specs=(_WHOLE, _DIVIDED),
+                out_specs=_DIVIDED,
+                check_vma=False,
             )
         jitted = jax.jit(step)
         return lambda params, batch: _from_all(jitted(params, batch))
 
     def largest(self, number: int) -> jax.Array:
         """The largest number that any process gives, once the devices get to it."""
-        return _maximum(self.divide(np.full(len(self._mine), number, np.int32)), NamedSharding(self._mesh, _WHOLE))
+        return _maximum(
+            self.divide(np.full(len(self._mine), number, np.int32)),
+            NamedSharding(self._mesh, _WHOLE),
+        )
 
     def _put(self, tree: Any, spec: PartitionSpec) -> Any:
-        return jax.tree.map(partial(jax.make_array_from_process_local_data, NamedSharding(self._mesh, spec)), tree)
+        return jax.tree.map(
+            partial(jax.make_array_from_process_local_data, NamedSharding(self._mesh, spec)), tree
+        )
 
 
 @partial(jax.jit, static_argnums=1)
@@ -140,4 +157,6 @@ def _own_rows(array: jax.Array) -> np.ndarray:
 
 def _bytes(arrays: list[np.ndarray], rows: int) -> np.ndarray:
     """[rows, bytes]: the arrays side by side."""
-    return np.concatenate([np.frombuffer(x.tobytes(), np.uint8).reshape(rows, -1) for x in arrays], axis=1)
+    return np.concatenate(
+        [np.frombuffer(x.tobytes(), np.uint8).reshape(rows, -1) for x in arrays], axis=1
+    )

@@ -16,20 +16,20 @@ from ml_collections import ConfigDict
 
 import jaxsep
 from jaxsep import models
-from jaxsep.config.load import SettingsError
-from jaxsep.data.audio import DataError, write_wav
-from jaxsep.data.packs.schema import read_json
+from jaxsep.data.audio import write_wav
+from jaxsep.errors import ConfigError, DataError, Interrupted, ModelError, RunError
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
 from jaxsep.evaluation.statistics import average, metric, summarise_alone
 from jaxsep.evaluation.tables import distribution_table, write_csv
-from jaxsep.inference.bundle import BundleError, load_bundle, save_bundle
+from jaxsep.files import read_json
+from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.training import replay as skipped
 from jaxsep.training.build import Parts, build, build_sets, params_to_start_from
-from jaxsep.training.checkpoint import RunError, has_checkpoint
+from jaxsep.training.checkpoint import has_checkpoint
 from jaxsep.training.devices import Devices
 from jaxsep.training.loop import Run, score
-from jaxsep.training.signals import Interrupted, Stop
+from jaxsep.training.signals import Stop
 from jaxsep.training.workdir import claim, own_config, write_text
 
 
@@ -37,15 +37,17 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Train, or go on, or find finished; then score the test set and write the results. Returns summary.json's content.
 
     Raises:
-      SettingsError, DataError: before anything is compiled or written.
+      ConfigError, DataError: before anything is compiled or written.
       RunError: the folder cannot be written or read, or too many steps were skipped; what was saved before is intact.
       Interrupted: a signal arrived; the run is saved.
-      ElsewhereError: another process cannot go on.
+      OtherProcessError: another process cannot go on.
     """
     devices = Devices()
     parts = devices.in_turn(lambda: build(config, devices=devices.count))
     with ExitStack() as held:
-        params, done = devices.in_turn(lambda: begin(parts, workdir, held) if devices.first else (None, None))
+        params, done = devices.in_turn(
+            lambda: begin(parts, workdir, held) if devices.first else (None, None)
+        )
         done = devices.tell(done)
         if done is None:
             done = fit_and_conclude(parts, workdir, devices, params)
@@ -64,7 +66,10 @@ def fit_and_conclude(parts: Parts, workdir: Path, devices: Devices, params: Any)
         except Interrupted as interruption:
             step = int(run.state.step)
             if devices.first:
-                print(f"{interruption}: saved at step {step}; the same command goes on from here", file=sys.stderr)
+                print(
+                    f"{interruption}: saved at step {step}; the same command goes on from here",
+                    file=sys.stderr,
+                )
             raise
         finally:
             run.close()
@@ -78,14 +83,16 @@ def writing(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"{error.filename or workdir}: {error.strerror or error}; {safe}") from error
-    except (DataError, BundleError) as error:
+    except (DataError, ModelError) as error:
         raise RunError(f"{error}; {safe}") from error
 
 
 def begin(parts: Parts, workdir: Path, held: ExitStack) -> tuple[Any, dict[str, Any] | None]:
     """The folder made this run's as long as `held` is open: the parameters to start from, None for fresh or saved ones, and
     the summary of a run that is finished."""
-    params = None if has_checkpoint(workdir / "checkpoints", "last") else params_to_start_from(parts)
+    params = (
+        None if has_checkpoint(workdir / "checkpoints", "last") else params_to_start_from(parts)
+    )
     claim(workdir, parts, held)
     done = finished(workdir, parts.config)
     if done is None:
@@ -103,7 +110,7 @@ def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
         report(summary, workdir).encode()  # whatever is said of it later can be
         return summary if summary["num_epochs"] == config.train.num_epochs else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise SettingsError(
+        raise ConfigError(
             f"--workdir {workdir}: summary.json is damaged ({error!r:.200}); removed, it is written again by the same command"
         ) from error
 
@@ -112,8 +119,12 @@ def announce(parts: Parts, workdir: Path) -> None:
     """What is about to happen, in a line or two."""
     chosen, corpora = parts.config.weighting, parts.sets.table.corpora
     classes = ", ".join(f"{corpora.count(name)} {name} classes" for name in sorted(set(corpora)))
-    mixtures = "premixed" if parts.config.data.premixed_root else " + ".join(parts.config.data.slots)
-    print(f"{workdir}: {chosen.name} weighting per {chosen.granularity}; mixtures: {mixtures}; {classes}")
+    mixtures = (
+        "premixed" if parts.config.data.premixed_root else " + ".join(parts.config.data.slots)
+    )
+    print(
+        f"{workdir}: {chosen.name} weighting per {chosen.granularity}; mixtures: {mixtures}; {classes}"
+    )
     if parts.sets.synthetic:
         print("the sound is synthetic: no figure of this run says anything about recordings")
 
@@ -124,7 +135,9 @@ def conclude(run: Run) -> dict[str, Any]:
     config, table, data = parts.config, parts.sets.table, parts.sets.kind
     best, best_epoch, value = run.best()
     scored = {split: run.score(best, split) for split in ("val", "test")}
-    last = progress.tests.get(str(progress.epoch - 1)) or run.score(run.state.eval_params, "test")[1]
+    last = (
+        progress.tests.get(str(progress.epoch - 1)) or run.score(run.state.eval_params, "test")[1]
+    )
     value = metric(scored["val"][1], config.train.best_metric) if value is None else value
     if not run.devices.first:
         return {}
@@ -132,7 +145,9 @@ def conclude(run: Run) -> dict[str, Any]:
     folder = workdir / "evaluation"
     folder.mkdir(exist_ok=True)
     for split, (rows, _) in scored.items():
-        write_csv(folder / f"{split}.csv", rows, table.names, table.groups, table.corpora, data=data)
+        write_csv(
+            folder / f"{split}.csv", rows, table.names, table.groups, table.corpora, data=data
+        )
     write_excerpts(parts, params, scored["test"][0], folder / "audio")
     results = {split: describe(*found) for split, found in scored.items()}
     results["test_last"] = {"si_sdri": last}
@@ -220,7 +235,10 @@ def report(summary: dict[str, Any], workdir: Path) -> str:
     ]
     if "si_sdr_alone" in summary["test"]:
         alone = summary["test"]["si_sdr_alone"]
-        lines.insert(2, f"alone in their mixture: SI-SDR mean {alone['mean']:.2f} dB over {alone['n']} sources")
+        lines.insert(
+            2,
+            f"alone in their mixture: SI-SDR mean {alone['mean']:.2f} dB over {alone['n']} sources",
+        )
     return "\n".join(lines)
 
 
@@ -236,24 +254,28 @@ def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
     Writes workdir/evaluation/on-FINGERPRINT/test.csv and summary.json, one folder per set of test mixtures.
 
     Raises:
-      SettingsError, DataError: before anything is compiled or written.
-      BundleError: the run holds no model.
+      ConfigError, DataError: before anything is compiled or written.
+      ModelError: the run holds no model.
       RunError: the results cannot be written.
     """
     devices = Devices()
     config = own_config(workdir, overrides, "evaluate")
     module, params, description = load_bundle(workdir, trust=config.model.family)
     if config.data.sample_rate != description["sample_rate"]:
-        raise SettingsError(
+        raise ConfigError(
             f"data.sample_rate is {config.data.sample_rate}, the model's is {description['sample_rate']}"
         )
     sets = build_sets(config, ("test",))
     if not sets.scored_classes("test"):
-        raise SettingsError("no mixture of test has two sources that sound, and SI-SDR improvement needs them")
+        raise ConfigError(
+            "no mixture of test has two sources that sound, and SI-SDR improvement needs them"
+        )
     eval_step = devices.eval_step(make_eval_step(module.apply, zero_mean=config.loss.zero_mean))
     stop, batch_size = Stop(devices), config.evaluation.batch_size
     try:
-        rows, summaries = score(sets, devices, eval_step, devices.copy(params), "test", batch_size, stop)
+        rows, summaries = score(
+            sets, devices, eval_step, devices.copy(params), "test", batch_size, stop
+        )
     except Interrupted as interruption:
         print(f"{interruption}: stopped, nothing written", file=sys.stderr)
         raise
@@ -262,16 +284,24 @@ def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
     if not devices.first:
         return {}
     data = sets.kind
-    mixtures = [*sets.pools["test"].fingerprints, *(array.tobytes().hex() for array in sets.recipes["test"].values())]
+    mixtures = [
+        *sets.pools["test"].fingerprints,
+        *(array.tobytes().hex() for array in sets.recipes["test"].values()),
+    ]
     name = hashlib.sha256("\n".join(mixtures).encode()).hexdigest()[:12]
     folder, table = workdir / "evaluation" / f"on-{name}", sets.table
-    summary: dict[str, Any] = {"jaxsep": jaxsep.__version__, "data": {"kind": data, **config.data.to_dict()}}
+    summary: dict[str, Any] = {
+        "jaxsep": jaxsep.__version__,
+        "data": {"kind": data, **config.data.to_dict()},
+    }
     summary["test"] = describe(rows, summaries)
     with writing(workdir):
         sets.save_recipes(folder / "recipes")
         write_csv(folder / "test.csv", rows, table.names, table.groups, table.corpora, data=data)
         write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    print(f"\nTest set of {data}\n{distribution_table(summaries)}\nresults: {folder}/summary.json, test.csv")
+    print(
+        f"\nTest set of {data}\n{distribution_table(summaries)}\nresults: {folder}/summary.json, test.csv"
+    )
     return summary
 
 
@@ -283,12 +313,12 @@ def replay_run(overrides: Sequence[str], workdir: Path) -> None:
       workdir: the run's.
 
     Raises:
-      SettingsError, DataError: what does not fit, also recordings that are not the run's.
+      ConfigError, DataError: what does not fit, also recordings that are not the run's.
       RunError: what was kept of a step is damaged.
     """
     devices = Devices()
     if jax.process_count() > 1:
-        raise SettingsError(f"--mode replay takes one process, there are {jax.process_count()}")
+        raise ConfigError(f"--mode replay takes one process, there are {jax.process_count()}")
     config = own_config(workdir, overrides, "replay")
     if not (workdir / skipped.FOLDER).is_dir():
         print(f"{workdir}: no step was skipped: there is nothing to replay")

@@ -55,7 +55,15 @@ def whole_gradients(
     all_losses, aux, everything = _exchange(losses, aux, batch, axis)
     weights, memory, no_mass = weigh(all_losses, everything)
     (grads,) = pull(_own(weights, losses.shape[0], axis))
-    return Weighted(jnp.sum(weights * all_losses), _total(grads, axis), weights, memory, no_mass, aux, everything)
+    return Weighted(
+        jnp.sum(weights * all_losses),
+        _total(grads, axis),
+        weights,
+        memory,
+        no_mass,
+        aux,
+        everything,
+    )
 
 
 def streamed_gradients(
@@ -86,10 +94,14 @@ def streamed_gradients(
     """
     with_aux, parts, valid, merge = _with_aux(loss_fn, has_aux), *_parts(batch, micro_batch)
 
-    def add_part(total: tuple[jax.Array, Any], part: tuple[Any, jax.Array]) -> tuple[tuple[jax.Array, Any], Any]:
+    def add_part(
+        total: tuple[jax.Array, Any], part: tuple[Any, jax.Array]
+    ) -> tuple[tuple[jax.Array, Any], Any]:
         before, grads = total
         part_batch, mask = part
-        losses, pull, aux = jax.vjp(lambda params: with_aux(params, part_batch), params, has_aux=True)
+        losses, pull, aux = jax.vjp(
+            lambda params: with_aux(params, part_batch), params, has_aux=True
+        )
         found = logits(jax.lax.stop_gradient(losses), part_batch)
         masked = jnp.where(mask.reshape(-1, *[1] * (found.ndim - 1)), found, -jnp.inf)
         largest = jnp.maximum(before, jnp.max(masked))
@@ -130,7 +142,9 @@ def accumulated_gradients(
     size = losses.shape[0]
     losses, aux, everything = _exchange(losses, aux, batch, axis)
     weights, memory, no_mass = weigh(losses, everything)
-    padded = jnp.pad(_own(weights, size, axis), [(0, valid.size - size)] + [(0, 0)] * (weights.ndim - 1))
+    padded = jnp.pad(
+        _own(weights, size, axis), [(0, valid.size - size)] + [(0, 0)] * (weights.ndim - 1)
+    )
 
     def add_part(grads: Any, part: tuple[Any, jax.Array]) -> tuple[Any, None]:
         part_batch, part_weights = part
@@ -139,7 +153,9 @@ def accumulated_gradients(
 
     by_part = padded.reshape(*valid.shape, *weights.shape[1:])
     grads, _ = jax.lax.scan(add_part, jax.tree.map(jnp.zeros_like, params), (parts, by_part))
-    return Weighted(jnp.sum(weights * losses), _total(grads, axis), weights, memory, no_mass, aux, everything)
+    return Weighted(
+        jnp.sum(weights * losses), _total(grads, axis), weights, memory, no_mass, aux, everything
+    )
 
 
 def _with_aux(loss_fn: LossFn, has_aux: bool) -> Callable[[Any, Any], tuple[jax.Array, dict]]:
@@ -198,12 +214,19 @@ def _gather(tree: Any, axis: str) -> Any:
     """The arrays [examples, …] of all devices, one after the other, as one message of bytes."""
     leaves, structure = jax.tree.flatten(tree)
     size = leaves[0].shape[0]
-    words = [jax.lax.bitcast_convert_type(jnp.asarray(x, _plain(x)), jnp.uint8).reshape(size, -1) for x in leaves]
+    words = [
+        jax.lax.bitcast_convert_type(jnp.asarray(x, _plain(x)), jnp.uint8).reshape(size, -1)
+        for x in leaves
+    ]
     message = jax.lax.all_gather(jnp.concatenate(words, axis=1), axis, tiled=True)
     found, start = [], 0
     for x, word in zip(leaves, words, strict=True):
-        piece = message[:, start : start + word.shape[1]].reshape(-1, *x.shape[1:], _plain(x).itemsize)
-        whole = jax.lax.bitcast_convert_type(piece if _plain(x).itemsize > 1 else piece[..., 0], _plain(x))
+        piece = message[:, start : start + word.shape[1]].reshape(
+            -1, *x.shape[1:], _plain(x).itemsize
+        )
+        whole = jax.lax.bitcast_convert_type(
+            piece if _plain(x).itemsize > 1 else piece[..., 0], _plain(x)
+        )
         found.append(whole.astype(x.dtype))
         start += word.shape[1]
     return jax.tree.unflatten(structure, found)
@@ -216,7 +239,11 @@ def _plain(x: jax.Array) -> Any:
 
 def _own(weights: jax.Array, size: int, axis: str | None) -> jax.Array:
     """This device's part of the weights of the whole batch."""
-    return weights if axis is None else jax.lax.dynamic_slice_in_dim(weights, jax.lax.axis_index(axis) * size, size)
+    return (
+        weights
+        if axis is None
+        else jax.lax.dynamic_slice_in_dim(weights, jax.lax.axis_index(axis) * size, size)
+    )
 
 
 def _total(grads: Any, axis: str | None) -> Any:

@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 
 from jaxsep.data import synthetic as demo
-from jaxsep.data.audio import DataError, together
 from jaxsep.data.layouts import KNOWN, check_root
 from jaxsep.data.mixtures import batches
 from jaxsep.data.mixtures.dynamic import Arrays, draw, render
-from jaxsep.data.mixtures.premixed import PremixedPool, make_premixed_pool, premixed_table, prepare_premixed
+from jaxsep.data.mixtures.premixed import (
+    PremixedPool,
+    make_premixed_pool,
+    premixed_table,
+    prepare_premixed,
+)
 from jaxsep.data.mixtures.recipes import load_recipes, save_recipes
 from jaxsep.data.mixtures.sampler import Pool, make_pool
 from jaxsep.data.packs.corpus import ClassTable, Corpus, class_table, prepare
+from jaxsep.errors import DataError, together
 from jaxsep.training.devices import Devices
 
 EVALUATED = ("val", "test")
@@ -69,7 +74,9 @@ class Sets:
     def render(self, split: str, positions: Sequence[int] | np.ndarray) -> Arrays:
         """Mixtures of 'val' or 'test' by their position."""
         chosen = np.asarray(positions)
-        return render(self.pools[split], {name: array[chosen] for name, array in self.recipes[split].items()})
+        return render(
+            self.pools[split], {name: array[chosen] for name, array in self.recipes[split].items()}
+        )
 
     def padded_lengths(self, split: str) -> np.ndarray:
         """[mixtures] samples that the network is given of each mixture of 'val' or 'test'."""
@@ -87,26 +94,34 @@ class Sets:
     def num_batches(self, split: str, batch_size: int) -> int:
         return sum(-(-positions.size // batch_size) for _, positions in self.groups(split))
 
-    def eval_batches(self, devices: Devices, split: str, batch_size: int) -> Iterator[dict[str, Any]]:
+    def eval_batches(
+        self, devices: Devices, split: str, batch_size: int
+    ) -> Iterator[dict[str, Any]]:
         """Every mixture of 'val' or 'test' once, on the devices; index is its position, valid marks the padding of short
         batches."""
         rows = devices.rows(batch_size)
 
-        def load(samples: int, positions: np.ndarray, _: int, indices: np.ndarray) -> dict[str, Any]:
+        def load(
+            samples: int, positions: np.ndarray, _: int, indices: np.ndarray
+        ) -> dict[str, Any]:
             batch = self.render(split, positions[indices])
             fitted = {name: _fit(batch[name], samples) for name in ("mixture", "sources")}
             return {**batch, **fitted, "index": positions[indices]}
 
         for samples, positions in self.groups(split):
             job = partial(load, samples, positions)
-            yield from batches.eval_batches(job, positions.size, batch_size, rows=rows, put=devices.divide)
+            yield from batches.eval_batches(
+                job, positions.size, batch_size, rows=rows, put=devices.divide
+            )
 
     def same_in_every_mixture(self, gamma: np.ndarray) -> bool:
         """Whether the mean of gamma [classes] over a mixture's sources is one and the same for all training mixtures."""
         pool = self.pools["train"]
         if not isinstance(pool, Pool):
             return False
-        if np.any(np.diff(pool.count_cdf, prepend=0.0)[:-1] > 0) or np.any((pool.priors > 0) & (pool.priors < 1)):
+        if np.any(np.diff(pool.count_cdf, prepend=0.0)[:-1] > 0) or np.any(
+            (pool.priors > 0) & (pool.priors < 1)
+        ):
             return False
         corpora = [pool.corpus_names[int(np.argmax(prior))] for prior in pool.priors]
         values = [
@@ -197,7 +212,9 @@ def open_sets(
         for split, pool in pools.items()
         if split in EVALUATED
     }
-    return Sets(table, pools, recipes, sample_rate, max(1, round(pad_seconds * sample_rate)), made_up)
+    return Sets(
+        table, pools, recipes, sample_rate, max(1, round(pad_seconds * sample_rate)), made_up
+    )
 
 
 def _check_lengths(pools: Mapping[str, Pool | PremixedPool], segment_seconds: float) -> None:
@@ -225,8 +242,14 @@ def _open_corpora(
 ) -> dict[str, Corpus]:
     named = {part.split(":")[0].strip() for slot in slots for part in slot.split(",")}
     if unknown := sorted(named - roots.keys()):
-        raise DataError(f"data.slots is {tuple(slots)}: {unknown[0]!r} is no corpus; there are {' and '.join(roots)}")
-    if problems := [message for name in sorted(named) if (message := _root_problem(name, roots[name], synthetic))]:
+        raise DataError(
+            f"data.slots is {tuple(slots)}: {unknown[0]!r} is no corpus; there are {' and '.join(roots)}"
+        )
+    if problems := [
+        message
+        for name in sorted(named)
+        if (message := _root_problem(name, roots[name], synthetic))
+    ]:
         raise DataError(together(problems))
     corpora = {}
     for name in sorted(named):

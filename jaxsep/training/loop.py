@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxsep.errors import Interrupted, RunError
 from jaxsep.evaluation.evaluate import Rows, evaluate, make_eval_step
 from jaxsep.evaluation.statistics import metric, summarise_rows
 from jaxsep.training import replay as skipped
 from jaxsep.training.build import Parts, build_step, fresh_state
-from jaxsep.training.checkpoint import Checkpoints, RunError
+from jaxsep.training.checkpoint import Checkpoints
 from jaxsep.training.devices import Devices
 from jaxsep.training.input_pipeline import Sets
 from jaxsep.training.metric_writer import Journal, Window
-from jaxsep.training.signals import Interrupted, Stop
+from jaxsep.training.signals import Stop
 from jaxsep.training.state import TrainState
 
 
@@ -42,7 +43,13 @@ class Progress:
 
 
 def score(
-    sets: Sets, devices: Devices, eval_step: Callable[..., Any], params: Any, split: str, batch_size: int, stop: Stop
+    sets: Sets,
+    devices: Devices,
+    eval_step: Callable[..., Any],
+    params: Any,
+    split: str,
+    batch_size: int,
+    stop: Stop,
 ) -> tuple[Rows, dict[str, Any]]:
     """Rows and summaries of all of 'val' or 'test', in every process; answers signals between batches.
 
@@ -53,7 +60,9 @@ def score(
 
     def watched() -> Iterator[dict[str, Any]]:
         batches, total = sets.eval_batches(devices, split, shared), sets.num_batches(split, shared)
-        for batch in tqdm(batches, total=total, desc=split, unit="batch", disable=not devices.first, **_BAR):
+        for batch in tqdm(
+            batches, total=total, desc=split, unit="batch", disable=not devices.first, **_BAR
+        ):
             stop.check()
             yield batch
 
@@ -68,7 +77,11 @@ def score(
 
 
 # Where nobody watches a terminal, a bar is a line now and then.
-_BAR: dict[str, Any] = {"leave": False, "dynamic_ncols": True, "mininterval": 0.1 if sys.stderr.isatty() else 20.0}
+_BAR: dict[str, Any] = {
+    "leave": False,
+    "dynamic_ncols": True,
+    "mininterval": 0.1 if sys.stderr.isatty() else 20.0,
+}
 
 
 class Run:
@@ -93,9 +106,15 @@ class Run:
         step, epoch = int(self.state.step), self.progress.epoch
         if progress:
             self.say(f"going on from step {step}, epoch {epoch + 1}")
-        self.journal = Journal(workdir, step=step, epoch=epoch, data=parts.sets.kind) if devices.first else None
+        self.journal = (
+            Journal(workdir, step=step, epoch=epoch, data=parts.sets.kind)
+            if devices.first
+            else None
+        )
         self.window = Window(self.progress.pending)
-        self.eval_step = devices.eval_step(make_eval_step(parts.module.apply, zero_mean=config.loss.zero_mean))
+        self.eval_step = devices.eval_step(
+            make_eval_step(parts.module.apply, zero_mean=config.loss.zero_mean)
+        )
         self.in_a_row = 0  # skipped steps since the last that was not
         self.saved_at = time.monotonic()
 
@@ -127,7 +146,9 @@ class Run:
         problem, progress = self.devices.tell([problem, found and found[1]])
         if problem:
             raise RunError(problem)
-        return None if progress is None else (self.devices.copy(found[0] if found else like), progress)
+        return (
+            None if progress is None else (self.devices.copy(found[0] if found else like), progress)
+        )
 
     def save(self, name: str = "last") -> None:
         """Checkpoint 'last' or 'best'."""
@@ -143,7 +164,10 @@ class Run:
         """The parameters to evaluate of the best epoch, its index, and its value; where no sound checkpoint of it is left, of
         the last epoch, said in a line, and None."""
         try:
-            restored, problem = self.restore("best", self.state), "there is no checkpoint of the best epoch"
+            restored, problem = (
+                self.restore("best", self.state),
+                "there is no checkpoint of the best epoch",
+            )
         except RunError as error:
             restored, problem = None, str(error)
         if restored is None:
@@ -155,7 +179,9 @@ class Run:
     def score(self, params: Any, split: str) -> tuple[Rows, dict[str, Any]]:
         """Rows and summaries of all of 'val' or 'test'."""
         batch_size = self.parts.config.evaluation.batch_size
-        return score(self.parts.sets, self.devices, self.eval_step, params, split, batch_size, self.stop)
+        return score(
+            self.parts.sets, self.devices, self.eval_step, params, split, batch_size, self.stop
+        )
 
     def fit(self) -> None:
         """Train and validate to the last epoch, or until patience ends.
@@ -175,7 +201,11 @@ class Run:
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 self.save()
                 now = time.monotonic()
-                left = (now - begun) / (progress.epoch - done_before) * (config.train.num_epochs - progress.epoch)
+                left = (
+                    (now - begun)
+                    / (progress.epoch - done_before)
+                    * (config.train.num_epochs - progress.epoch)
+                )
                 took = f"{now - epoch_begun:.0f} s, {left / 60:.1f} min left"
                 self.say(f"epoch {progress.epoch:3d}/{config.train.num_epochs}  {line}  {took}")
         except Interrupted:
@@ -237,7 +267,9 @@ class Run:
         progress.skipped += 1
         place = skipped.Place(progress.epoch, progress.step - 1)
         first = place.step * train.batch_size
-        self.record("skipped", step=int(self.state.step), first_mixture=first, mixtures=train.batch_size)
+        self.record(
+            "skipped", step=int(self.state.step), first_mixture=first, mixtures=train.batch_size
+        )
         if self.journal is not None:
             line = skipped.keep(self.workdir, self.parts, self.state, place, progress.skipped)
             tqdm.write(line, file=sys.stderr)
@@ -245,15 +277,22 @@ class Run:
     def log(self, bar: Any) -> None:
         """Write and show the means of the last steps, every train.log_every steps and at the end of an epoch."""
         step = self.progress.epoch * self.parts.steps_per_epoch + self.progress.step
-        if step % self.parts.config.train.log_every and self.progress.step < self.parts.steps_per_epoch:
+        if (
+            step % self.parts.config.train.log_every
+            and self.progress.step < self.parts.steps_per_epoch
+        ):
             return
         values = self.window.means()
         self.window = Window()
         if not values:
             return
-        rate = float(self.parts.schedule(step - 1 - self.progress.skipped))  # a skipped step is none of the optimiser's
+        rate = float(
+            self.parts.schedule(step - 1 - self.progress.skipped)
+        )  # a skipped step is none of the optimiser's
         self.record("train", step=step, learning_rate=rate, **values)
-        bar.set_postfix_str(f"loss {values['loss']:.2f}, SI-SDRi {values['si_sdri']:.2f} dB", refresh=False)
+        bar.set_postfix_str(
+            f"loss {values['loss']:.2f}, SI-SDRi {values['si_sdri']:.2f} dB", refresh=False
+        )
 
     def validate_epoch(self) -> str:
         """Score the validation set, and the test set in the last epochs; keep the best. Returns a line about it."""
@@ -269,12 +308,17 @@ class Run:
         if progress.best is None or value > progress.best:
             progress.best, progress.best_epoch = value, progress.epoch
             self.save("best")
-        corpora = ", ".join(f"{name} {val[name]['mean']:.2f}" for name in val if not name.startswith("class:"))
+        corpora = ", ".join(
+            f"{name} {val[name]['mean']:.2f}" for name in val if not name.startswith("class:")
+        )
         return f"validation SI-SDRi (dB): {corpora}; best {config.train.best_metric} {progress.best:.2f}"
 
     def recent_tests(self) -> list[dict[str, Any]]:
         """Summaries of the test set after each of the last evaluation.last_epochs epochs; [] where training stopped early."""
-        epochs = range(max(0, self.progress.epoch - self.parts.config.evaluation.last_epochs), self.progress.epoch)
+        epochs = range(
+            max(0, self.progress.epoch - self.parts.config.evaluation.last_epochs),
+            self.progress.epoch,
+        )
         tests = [self.progress.tests.get(str(epoch)) for epoch in epochs]
         return [test for test in tests if test] if all(tests) else []
 
@@ -282,7 +326,11 @@ class Run:
 def _headline(summaries: dict[str, Any]) -> dict[str, float]:
     """Means by corpus and the lower quantiles, for metrics.jsonl and the curves."""
     combined = summaries["combined"]
-    means = {name: summary["mean"] for name, summary in summaries.items() if not name.startswith("class:")}
+    means = {
+        name: summary["mean"]
+        for name, summary in summaries.items()
+        if not name.startswith("class:")
+    }
     return {
         **means,
         "std": combined["std"],

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsep.data.packs.format import atomic_file
+from jaxsep.files import atomic_file
 
 
 class Journal:
@@ -26,7 +26,9 @@ class Journal:
       say: where one line goes when curves cannot be written.
     """
 
-    def __init__(self, workdir: Path, *, step: int, epoch: int, data: str, say: Any = print) -> None:
+    def __init__(
+        self, workdir: Path, *, step: int, epoch: int, data: str, say: Any = print
+    ) -> None:
         path = workdir / "metrics.jsonl"
         _cut(path, step, epoch)
         self._data = data
@@ -39,7 +41,10 @@ class Journal:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._curves is not None and kind != "skipped":
-            self._curves.add({f"{kind}/{name}": x for name, x in values.items() if isinstance(x, int | float)}, step)
+            self._curves.add(
+                {f"{kind}/{name}": x for name, x in values.items() if isinstance(x, int | float)},
+                step,
+            )
 
     def close(self) -> None:
         self._file.close()
@@ -78,7 +83,9 @@ class _Curves:
             str(folder / "events"), f".{time.time_ns()}"
         )  # two runs within a second, two files
         start = self._protocol.SessionLog(status=self._protocol.SessionLog.START)
-        self._write(step + 1, session_log=start)  # what an earlier process wrote from this step on is void
+        self._write(
+            step + 1, session_log=start
+        )  # what an earlier process wrote from this step on is void
 
     def add(self, numbers: dict[str, float], step: int) -> None:
         for name, number in numbers.items():
@@ -96,7 +103,9 @@ def _curves(folder: Path, step: int, say: Any) -> _Curves | None:
     try:
         return _Curves(folder, step)
     except ImportError:
-        say("no TensorBoard curves: pip install 'jaxsep[report]' brings them; metrics.jsonl has all numbers")
+        say(
+            "no TensorBoard curves: pip install 'jaxsep[report]' brings them; metrics.jsonl has all numbers"
+        )
         return None
 
 
@@ -118,7 +127,10 @@ class Window:
 
     def pending(self) -> list[dict[str, float]]:
         """JSON data to go on from after a restart."""
-        steps = [{name: float(value) for name, value in metrics.items()} for metrics in jax.device_get(self._pending)]
+        steps = [
+            {name: float(value) for name, value in metrics.items()}
+            for metrics in jax.device_get(self._pending)
+        ]
         return [{"skipped": 1.0} if step["skipped"] else step for step in steps]
 
     def means(self) -> dict[str, float]:

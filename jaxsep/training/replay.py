@@ -57,12 +57,16 @@ def keep(workdir: Path, parts: Parts, after: TrainState, place: Place, count: in
         return f"{happened} (number {count}; the first {MOST_KEPT} are kept in {workdir / FOLDER})"
     config, pool = parts.config, parts.sets.pools["train"]
     size = config.train.batch_size
-    recipes = draw(pool, config.seed, place.epoch, np.arange(place.step * size, (place.step + 1) * size))
+    recipes = draw(
+        pool, config.seed, place.epoch, np.arange(place.step * size, (place.step + 1) * size)
+    )
     folder = workdir / FOLDER / place.name
     if not folder.exists():  # a run that went on from before it gets here again
         before = dataclasses.replace(after, step=after.step - 1)
         write_checkpoint(folder, before, {"epoch": place.epoch, "step": place.step})
-    save_recipes(folder.with_name(f"{place.name}.npz"), recipes, pool)  # last: it says that the step is there
+    save_recipes(
+        folder.with_name(f"{place.name}.npz"), recipes, pool
+    )  # last: it says that the step is there
     return f"{happened}; {_command(parts, workdir)} shows why"
 
 
@@ -93,17 +97,29 @@ def replay(parts: Parts, workdir: Path, devices: Devices) -> None:
     like = fresh_state(parts, tx)
     for path in places:
         state, progress = read_checkpoint(path.with_suffix(""), like)
-        batch = render(parts.sets.pools["train"], recipes := load_recipes(path, parts.sets.pools["train"]))
+        batch = render(
+            parts.sets.pools["train"], recipes := load_recipes(path, parts.sets.pools["train"])
+        )
         rows = devices.rows(parts.config.train.batch_size)
         mine = {name: array[rows] for name, array in batch.items()}
-        _, metrics = train_step(devices.copy(state), devices.divide(mine), np.int32(progress["epoch"]))
+        _, metrics = train_step(
+            devices.copy(state), devices.divide(mine), np.int32(progress["epoch"])
+        )
         values = {name: float(metrics[name]) for name in ("loss", "grad_norm", "skipped")}
-        verdict = "skipped again" if values["skipped"] else "finite now, on other devices or with other versions"
+        verdict = (
+            "skipped again"
+            if values["skipped"]
+            else "finite now, on other devices or with other versions"
+        )
         print(
             f"\nepoch {progress['epoch'] + 1}, step {progress['step'] + 1}: loss {values['loss']:.4g} dB, "
             f"gradient norm {values['grad_norm']:.4g}: {verdict}"
         )
-        _show(parts, recipes, [look(state.params, _one(batch, n)) for n in range(recipes["index"].size)])
+        _show(
+            parts,
+            recipes,
+            [look(state.params, _one(batch, n)) for n in range(recipes["index"].size)],
+        )
 
 
 def _order(path: Path) -> list[int]:
@@ -132,10 +148,18 @@ def _show(parts: Parts, recipes: Arrays, found: list[tuple[Any, Any, Any]]) -> N
         index = int(recipes["index"][n])
         if not (np.isfinite(loss) and np.isfinite(gradient)):
             bad.append(str(index))
-        numbers = [f"{float(loss):.2f}", f"{float(gradient):.3g}", "finite" if finite else "not finite"]
+        numbers = [
+            f"{float(loss):.2f}",
+            f"{float(gradient):.3g}",
+            "finite" if finite else "not finite",
+        ]
         lines.append([str(index), *numbers, _recordings(parts, recipes, n)])
     print(table(["mixture", "loss (dB)", "|gradient|", "estimates", "recordings"], lines))
-    print(f"no numbers from mixture {', '.join(bad)}" if bad else "every mixture by itself gives numbers")
+    print(
+        f"no numbers from mixture {', '.join(bad)}"
+        if bad
+        else "every mixture by itself gives numbers"
+    )
 
 
 def _recordings(parts: Parts, recipes: Arrays, n: int) -> str:

@@ -5,15 +5,8 @@ from typing import Any
 
 import jax
 
+from jaxsep.errors import Interrupted
 from jaxsep.training.devices import Devices
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; exit_status is what a shell expects of a program that it ended."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_status = 128 + number
 
 
 class Stop:
@@ -26,7 +19,10 @@ class Stop:
         self.number = 0
         self._devices = devices
         self._asked: Any = 0
-        self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {
+            number: signal.signal(number, self._remember)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def _remember(self, number: int, frame: Any) -> None:
         self.number = number
@@ -35,7 +31,9 @@ class Stop:
     def check(self) -> None:
         """Raise Interrupted where a signal has arrived; to be called by all processes, step by step."""
         number = self.number
-        if jax.process_count() > 1:  # what was known one call ago: by now the devices have agreed on it
+        if (
+            jax.process_count() > 1
+        ):  # what was known one call ago: by now the devices have agreed on it
             number, self._asked = int(self._asked), self._devices.largest(self.number)
         if number:
             raise Interrupted(number)

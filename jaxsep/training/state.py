@@ -47,7 +47,14 @@ def create_state(
 
 
 def make_schedule(
-    name: str, learning_rate: float, *, steps_per_epoch: int, num_epochs: int, every: int, divisor: float, warmup: int
+    name: str,
+    learning_rate: float,
+    *,
+    steps_per_epoch: int,
+    num_epochs: int,
+    every: int,
+    divisor: float,
+    warmup: int,
 ) -> optax.Schedule:
     """Learning rate over steps.
 
@@ -92,7 +99,9 @@ def _zero_frozen(frozen: Sequence[tuple[str, ...]]) -> optax.GradientTransformat
         return optax.identity()
 
     def mask(params: Any) -> Any:
-        return jax.tree.map_with_path(lambda path, _: tuple(key.key for key in path) in frozen, params)
+        return jax.tree.map_with_path(
+            lambda path, _: tuple(key.key for key in path) in frozen, params
+        )
 
     return optax.masked(optax.set_to_zero(), mask)
 

@@ -112,13 +112,19 @@ def _weigh(
     losses = jax.lax.stop_gradient(losses)
     mass, memory = apply(weighting, memory, losses, _class_ids(batch), epoch, batch=batch)
     if jnp.shape(mass) != jnp.shape(losses):
-        raise ValueError(f"the weighting returned shape {jnp.shape(mass)}, it must be that of losses, {losses.shape}")
+        raise ValueError(
+            f"the weighting returned shape {jnp.shape(mass)}, it must be that of losses, {losses.shape}"
+        )
     weights, no_mass = pmf(mass)
     return weights, memory, no_mass
 
 
 def separation_loss_fn(
-    apply_fn: Callable[..., jax.Array], *, granularity: str, improvement: bool = True, zero_mean: bool = True
+    apply_fn: Callable[..., jax.Array],
+    *,
+    granularity: str,
+    improvement: bool = True,
+    zero_mean: bool = True,
 ) -> LossFn:
     """loss_fn(params, batch) -> (losses, {'si_sdri'}) of a separation network, for `make_train_step(..., has_aux=True)`.
 
@@ -133,7 +139,9 @@ def separation_loss_fn(
       ValueError: another granularity.
     """
     if granularity not in ("source", "example"):
-        raise ValueError(f"weighting.granularity is {granularity!r}, it must be 'example' or 'source'")
+        raise ValueError(
+            f"weighting.granularity is {granularity!r}, it must be 'example' or 'source'"
+        )
 
     def example_loss(
         estimates: jax.Array, sources: jax.Array, mixture: jax.Array, active: jax.Array
@@ -141,11 +149,15 @@ def separation_loss_fn(
         losses, si_sdri = separation_losses(
             estimates, sources, mixture, active=active, improvement=improvement, zero_mean=zero_mean
         )
-        return (losses if granularity == "source" else jnp.mean(losses)), jnp.sum(si_sdri) / jnp.sum(active)
+        return (losses if granularity == "source" else jnp.mean(losses)), jnp.sum(
+            si_sdri
+        ) / jnp.sum(active)
 
     def loss_fn(params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         estimates = apply_fn({"params": params}, batch["mixture"])
-        losses, si_sdri = jax.vmap(example_loss)(estimates, batch["sources"], batch["mixture"], batch["active"])
+        losses, si_sdri = jax.vmap(example_loss)(
+            estimates, batch["sources"], batch["mixture"], batch["active"]
+        )
         several = jnp.sum(batch["active"], axis=-1) > 1
         return losses, {"si_sdri": jnp.where(several, si_sdri, jnp.nan)}
 

@@ -13,10 +13,8 @@ from ml_collections import ConfigDict
 from jaxsep import models
 from jaxsep.config import load as settings
 from jaxsep.config import schema as rules
-from jaxsep.config.load import SettingsError
-from jaxsep.data.audio import together
-from jaxsep.data.packs.format import atomic_file
-from jaxsep.data.packs.schema import read_text
+from jaxsep.errors import ConfigError, together
+from jaxsep.files import atomic_file, read_text
 from jaxsep.training.build import Parts
 
 LOCK = "lock"
@@ -28,9 +26,13 @@ def claim(workdir: Path, parts: Parts, held: ExitStack) -> None:
     if saved.exists():
         different = settings.differences(read_config(workdir), parts.config)
         if different:
-            raise SettingsError(f"--workdir {workdir} holds another run: {'; '.join(different)}; use another folder")
-    elif workdir.is_dir() and any(entry.name != LOCK and ".tmp-" not in entry.name for entry in workdir.iterdir()):
-        raise SettingsError(
+            raise ConfigError(
+                f"--workdir {workdir} holds another run: {'; '.join(different)}; use another folder"
+            )
+    elif workdir.is_dir() and any(
+        entry.name != LOCK and ".tmp-" not in entry.name for entry in workdir.iterdir()
+    ):
+        raise ConfigError(
             f"--workdir {workdir} is neither empty nor a run's folder (no config.json); use another folder"
         )
     parts.sets.check_recipes(workdir / "recipes")
@@ -40,7 +42,7 @@ def claim(workdir: Path, parts: Parts, held: ExitStack) -> None:
         write_text(saved, settings.to_json(parts.config))
         parts.sets.save_recipes(workdir / "recipes")
     except OSError as error:
-        raise SettingsError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
+        raise ConfigError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def locked(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of a folder; the system lets it go when the process ends, however it ends.
 
     Raises:
-      SettingsError: another run has it.
+      ConfigError: another run has it.
     """
     with open(workdir / LOCK, "a+", encoding="utf-8") as lock:
         try:
@@ -56,11 +58,14 @@ def locked(workdir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             lock.seek(0)
             owner = lock.read(200).strip()
-            raise SettingsError(
+            raise ConfigError(
                 f"--workdir {workdir}: another run is at work there ({owner}); wait for it, or use another folder"
             ) from error
         except OSError as error:  # a network disk without locks
-            print(f"warning: {workdir} cannot be locked ({error.strerror}): keep other runs out", file=sys.stderr)
+            print(
+                f"warning: {workdir} cannot be locked ({error.strerror}): keep other runs out",
+                file=sys.stderr,
+            )
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}\n")
         lock.flush()
@@ -71,14 +76,16 @@ def read_config(workdir: Path) -> ConfigDict:
     """The configuration in a run's folder.
 
     Raises:
-      SettingsError: it cannot be read, or has fields that are missing, unknown or wrong: all of them.
+      ConfigError: it cannot be read, or has fields that are missing, unknown or wrong: all of them.
     """
     try:
         config = settings.from_json(read_text(workdir / "config.json"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder") from error
+        raise ConfigError(
+            f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder"
+        ) from error
     if problems := rules.problems(config):
-        raise SettingsError(f"--workdir {workdir}: config.json: {together(problems)}")
+        raise ConfigError(f"--workdir {workdir}: config.json: {together(problems)}")
     return config
 
 
@@ -91,16 +98,22 @@ def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> ConfigDict
       mode: what is done, for the messages.
 
     Raises:
-      SettingsError: more than that is changed, or the network is not allowed.
+      ConfigError: more than that is changed, or the network is not allowed.
     """
     config = settings.override(read_config(workdir), overrides, rules.problems)
-    changed = [name for name in settings.differences(read_config(workdir), config) if not name.startswith("data.")]
+    changed = [
+        name
+        for name in settings.differences(read_config(workdir), config)
+        if not name.startswith("data.")
+    ]
     if changed:
-        raise SettingsError(f"--mode {mode} takes only other data and evaluation.batch_size, not {changed[0]}")
+        raise ConfigError(
+            f"--mode {mode} takes only other data and evaluation.batch_size, not {changed[0]}"
+        )
     family = config.model.family
     trusted = any(override.startswith("--config.model.family=") for override in overrides)
     if family not in models.FAMILIES and not trusted:
-        raise SettingsError(
+        raise ConfigError(
             f"model.family is {family!r} in {workdir}/config.json, a network outside jaxsep, which --mode {mode} would import "
             f"and run; --config.model.family={family} allows it"
         )

@@ -63,7 +63,11 @@ def test_rows_of_the_step_and_its_arithmetic():
     rows = by_name(
         group.rows(
             {
-                "ours": {"trace_seconds": [1.25], "compile_seconds": [8.0], "seconds": [0.5, 0.25, 1.0]},
+                "ours": {
+                    "trace_seconds": [1.25],
+                    "compile_seconds": [8.0],
+                    "seconds": [0.5, 0.25, 1.0],
+                },
                 "peer": {"seconds": [2.0, 1.5, 1.0]},
                 "bfloat16": {"seconds": [0.25, 0.5, 0.2]},
                 "products": {"flops": [6e9], "seconds": [0.5, 1.0, 0.25]},
@@ -77,19 +81,27 @@ def test_rows_of_the_step_and_its_arithmetic():
     small = rows["step, paper's network, bfloat16", AT, "ms"]
     assert (of(small), small.peer, small.ratio) == ((250.0, 200.0, 500.0), None, 2.0)
     flops = 1e-9 * network_flops("original", TINY.original, batch=2, num_samples=2000, train=True)
-    assert of(rows["arithmetic of the step", AT, "GFLOP/s"]) == pytest.approx((flops / 0.5, flops, flops / 0.25))
+    assert of(rows["arithmetic of the step", AT, "GFLOP/s"]) == pytest.approx(
+        (flops / 0.5, flops, flops / 0.25)
+    )
     # 0.25 s are 100 frames 20 samples apart, a multiple of what the blocks need; two examples.
     products = rows["arithmetic of float32 products", "[200,8]·[8,16] and its gradients", "GFLOP/s"]
     assert of(products) == (12.0, 6.0, 24.0)
     share = rows["step's share of the products'", AT, "%"]
-    assert of(share) == pytest.approx((100 * flops / 0.5 / 12, 100 * flops / 24, 100 * flops / 0.25 / 6))
+    assert of(share) == pytest.approx(
+        (100 * flops / 0.5 / 12, 100 * flops / 24, 100 * flops / 0.25 / 6)
+    )
     assert len(rows) == 5
 
 
 def test_rows_of_lengths_and_weightings():
     group = groups("train")[2]
     grains = ("example", "source")
-    weightings = {f"{w} {g}": [4e-6, 1e-6, 2e-6] for w in ("robust", "curriculum", "class_bias") for g in grains}
+    weightings = {
+        f"{w} {g}": [4e-6, 1e-6, 2e-6]
+        for w in ("robust", "curriculum", "class_bias")
+        for g in grains
+    }
     rows = by_name(
         group.rows(
             {
@@ -100,7 +112,11 @@ def test_rows_of_lengths_and_weightings():
             }
         )
     )
-    for setting, median, ratio in ((AT, 400.0, 1.0), ("B=2, 0.5 s", 800.0, 2.0), ("B=3, 0.25 s", 2000 / 3, 5 / 3)):
+    for setting, median, ratio in (
+        (AT, 400.0, 1.0),
+        ("B=2, 0.5 s", 800.0, 2.0),
+        ("B=3, 0.25 s", 2000 / 3, 5 / 3),
+    ):
         row = rows["step per example and second", setting, "ms/(example·s)"]
         assert (row.ours.median, row.ratio) == pytest.approx((median, ratio))
     for name in ("robust", "curriculum", "class_bias"):
@@ -123,7 +139,10 @@ def test_rows_of_memory():
     assert of(rows[plain, at, "GB"]) == (5.0, 5.0, 5.0)
     assert of(rows[remat, at, "ms/example"]) == pytest.approx((300.0, 200.0, 400.0))
     assert of(rows[plain, at, "ms/example"]) == pytest.approx((200.0, 100.0, 300.0))
-    assert [rows[name, at, "ms/example"].ratio for name in (remat, plain)] == [pytest.approx(1.5), 1.0]
+    assert [rows[name, at, "ms/example"].ratio for name in (remat, plain)] == [
+        pytest.approx(1.5),
+        1.0,
+    ]
     for values in results.values():
         values["device_bytes"] = [1e9, 3e9]
     assert of(by_name(group.rows(results))[plain, at, "GB"]) == (3.0, 3.0, 3.0)
@@ -132,20 +151,35 @@ def test_rows_of_memory():
 def test_rows_of_reach(tmp_path):
     parts, node, corpora = groups("reach", folder=str(tmp_path))
     assert [case["micro_batch"] for case in parts.members.values()] == [2, 2]
-    rows = by_name(parts.rows({name: {"peak_bytes": [1e9], "seconds": [3.0, 1.5, 6.0]} for name in ("3", "5")}))
+    rows = by_name(
+        parts.rows({name: {"peak_bytes": [1e9], "seconds": [3.0, 1.5, 6.0]} for name in ("3", "5")})
+    )
     step = "step in parts, paper's network"
     assert of(rows[step, "B=3, 0.25 s, parts of 2", "GB"]) == (1.0, 1.0, 1.0)
-    assert of(rows[step, "B=5, 0.25 s, parts of 2", "ms/example"]) == pytest.approx((600.0, 300.0, 1200.0))
+    assert of(rows[step, "B=5, 0.25 s, parts of 2", "ms/example"]) == pytest.approx(
+        (600.0, 300.0, 1200.0)
+    )
     rows = by_name(
-        node.rows({"ours": {"seconds": [0.5], "parameters": [2500]}, "drawn": {"seconds": [0.004, 0.008, 0.016]}})
+        node.rows(
+            {
+                "ours": {"seconds": [0.5], "parameters": [2500]},
+                "drawn": {"seconds": [0.004, 0.008, 0.016]},
+            }
+        )
     )
     assert of(rows["gradient summed over devices", AT, "MB/step"])[0] == pytest.approx(0.01)
     flops = network_flops("original", cases.SMALL, batch=1, num_samples=2000, train=True)
     needed = 8 * 20e12 / flops
     assert rows["mixtures that a node needs", AT, "1/s"].ours.median == pytest.approx(needed)
-    assert of(rows["mixtures rendered by one core", AT, "1/s"]) == pytest.approx((1000.0, 500.0, 2000.0))
-    assert rows["cores that render for a node", AT, "cores"].ours.median == pytest.approx(needed / 1000)
-    rows = by_name(corpora.rows({name: {"seconds": [0.1], "grown_bytes": [2e6]} for name in ("1", "2")}))
+    assert of(rows["mixtures rendered by one core", AT, "1/s"]) == pytest.approx(
+        (1000.0, 500.0, 2000.0)
+    )
+    assert rows["cores that render for a node", AT, "cores"].ours.median == pytest.approx(
+        needed / 1000
+    )
+    rows = by_name(
+        corpora.rows({name: {"seconds": [0.1], "grown_bytes": [2e6]} for name in ("1", "2")})
+    )
     assert rows["packed corpus opened", "2 h", "s"].note == "1,200 recordings"
     assert rows["packed corpus in memory", "2 h", "GB"].ours.median == pytest.approx(0.002)
 
@@ -181,7 +215,16 @@ def test_rows_of_data_and_compilation():
 
 def test_the_table_is_aligned():
     rows = [
-        Row("forward", "a", "B=1", "ms", Summary(1.0, 0.5, 12345.6), Summary(2.0, 1.0, 3.0), 2.0, "a note"),
+        Row(
+            "forward",
+            "a",
+            "B=1",
+            "ms",
+            Summary(1.0, 0.5, 12345.6),
+            Summary(2.0, 1.0, 3.0),
+            2.0,
+            "a note",
+        ),
         Row("forward", "longer", "B=10", "ms", Summary(0.0123456, 0.0, 1.0)),
     ]
     assert table(rows, "asteroid").splitlines() == [
@@ -225,13 +268,19 @@ def test_weightings_and_products_are_timed():
 def test_the_loop_that_waits_for_data_is_that_of_the_cpu_scale():
     config = settings.load(str(ROOT / "configs" / "default.py") + ":cpu", [])
     assert {name: config.model[name] for name in cases.CPU} == cases.CPU
-    assert (config.train.batch_size, config.data.segment_seconds) == (cases.FULL.loop_batch, cases.FULL.loop_seconds)
+    assert (config.train.batch_size, config.data.segment_seconds) == (
+        cases.FULL.loop_batch,
+        cases.FULL.loop_seconds,
+    )
 
 
 def test_the_paper_network_is_that_of_the_paper_scale():
     config = settings.load(str(ROOT / "configs" / "default.py"), [])
     assert {name: config.model[name] for name in cases.PAPER} == cases.PAPER
-    assert (config.train.batch_size, config.data.segment_seconds) == (cases.FULL.large_batch, cases.FULL.seconds)
+    assert (config.train.batch_size, config.data.segment_seconds) == (
+        cases.FULL.large_batch,
+        cases.FULL.seconds,
+    )
 
 
 # --- float operations --------------------------------------------------------------------------------------------------
@@ -260,14 +309,18 @@ def test_flops_by_hand(family, masks, decoder):
     forward = 6 * per_frame + 5 * 5 * (6 + 3)
     assert network_flops(family, SMALL, batch=1, num_samples=8) == 2 * forward
     assert network_flops(family, SMALL, batch=3, num_samples=8) == 3 * 2 * forward
-    assert network_flops(family, SMALL, batch=1, num_samples=8, train=True) == 2 * (3 * forward - 6 * encoder)
+    assert network_flops(family, SMALL, batch=1, num_samples=8, train=True) == 2 * (
+        3 * forward - 6 * encoder
+    )
 
 
 def test_flops_of_the_mask_layer_where_it_is_cheaper_unmerged():
     # With as many channels as bases nothing comes before the filters: 2 · (36 − 3·2) = 60 a frame against 2·6·6 = 72.
     wide = {**SMALL, "out_channels": 6}
     improved = network_flops("improved", wide, batch=1, num_samples=8)
-    assert improved - network_flops("original", wide, batch=1, num_samples=8) == 2 * 6 * (72 - 60 + 96 - 48)
+    assert improved - network_flops("original", wide, batch=1, num_samples=8) == 2 * 6 * (
+        72 - 60 + 96 - 48
+    )
 
 
 @pytest.mark.parametrize(
@@ -314,7 +367,9 @@ def test_each_round_has_a_cache_of_its_own_that_its_workers_share(monkeypatch):
     )
     monkeypatch.setattr(processes, "OURS", command)
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
-    results = measure_afresh("rounds", {name: {"side": "ours", "name": name} for name in ("cold", "cached")}, 2)
+    results = measure_afresh(
+        "rounds", {name: {"side": "ours", "name": name} for name in ("cold", "cached")}, 2
+    )
     assert results == {"cold": {"found": [0, 0]}, "cached": {"found": [1, 1]}}
 
 
@@ -357,12 +412,18 @@ def test_peak_memory_is_the_worker_s_own():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        ("def build(case):\n    raise ValueError('no such network')", "one: ValueError: no such network"),
+        (
+            "def build(case):\n    raise ValueError('no such network')",
+            "one: ValueError: no such network",
+        ),
         (
             "def build(case):\n    print('out of luck', file=sys.stderr, flush=True); os._exit(9)",
             "died with exit status 9\n    out of luck",
         ),
-        ("def build(case):\n    return lambda: os._exit(3), {}", "one: a worker died with exit status 3"),
+        (
+            "def build(case):\n    return lambda: os._exit(3), {}",
+            "one: a worker died with exit status 3",
+        ),
         ("def build(case):\n    return lambda: {}['x'], {}", "one: KeyError: 'x'"),
     ],
 )
@@ -374,9 +435,13 @@ def test_a_worker_that_fails_is_reported_with_its_words(build, message):
 
 def test_asteroid_answers():
     if not (peer.folder("asteroid") / peer.STAMP).is_file():
-        pytest.skip("asteroid is not installed; python -m jaxsep.benchmark --peer asteroid does that")
+        pytest.skip(
+            "asteroid is not installed; python -m jaxsep.benchmark --peer asteroid does that"
+        )
     for suite in ("train", "forward"):
-        (case,) = [group.members["peer"] for group in groups(suite, peer=True) if "improved" in group.title]
+        (case,) = [
+            group.members["peer"] for group in groups(suite, peer=True) if "improved" in group.title
+        ]
         with processes.start(case, peer.command("asteroid")) as running:
             assert running.go()["seconds"] > 0
 
@@ -388,7 +453,11 @@ def test_the_command_prints_what_it_writes(tmp_path, quickly):
     output = tmp_path / "new" / "out.json"
     arguments = ["--suite", "forward", "--tiny", "--repeats", "2", "-o", str(output)]
     done = subprocess.run(
-        [sys.executable, "-m", "jaxsep.benchmark", *arguments], capture_output=True, text=True, cwd=ROOT, check=True
+        [sys.executable, "-m", "jaxsep.benchmark", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
     )
     content = json.loads(output.read_text())
     assert (content["tiny"], content["repeats"], content["failures"]) == (True, 2, [])
@@ -396,7 +465,10 @@ def test_the_command_prints_what_it_writes(tmp_path, quickly):
     assert described["versions"]["jax"] == jax.__version__
     assert content["machine"]["cpu"] in done.stdout
     assert f"jax {jax.__version__}" in done.stdout
-    summaries = [{side: row[side] and Summary(**row[side]) for side in ("ours", "peer")} for row in content["rows"]]
+    summaries = [
+        {side: row[side] and Summary(**row[side]) for side in ("ours", "peer")}
+        for row in content["rows"]
+    ]
     rows = [Row(**{**row, **sides}) for row, sides in zip(content["rows"], summaries, strict=True)]
     by_name(rows)
     assert [row.setting for row in rows] == ["B=1, 0.25 s", "B=2, 0.25 s", "B=2, 0.25 s"]
@@ -408,17 +480,35 @@ def test_what_fails_is_told_and_the_rest_is_kept(tmp_path, capsys, monkeypatch):
     def rows(results):
         return [Row("forward", "fine", "here", "s", Summary(*3 * results["one"]["seconds"]))]
 
-    builds = {"fine": "return lambda: {'seconds': 1.5}, {}", "broken": "raise MemoryError('no room')"}
+    builds = {
+        "fine": "return lambda: {'seconds': 1.5}, {}",
+        "broken": "raise MemoryError('no room')",
+    }
     command = script(
-        "def build(case):\n    " + "\n    ".join(f"if case['name'] == '{n}': {b}" for n, b in builds.items())
+        "def build(case):\n    "
+        + "\n    ".join(f"if case['name'] == '{n}': {b}" for n, b in builds.items())
     )
-    chosen = [cases.Group(f"forward: {name}", {"one": {"side": "peer", "name": name}}, rows) for name in builds]
+    chosen = [
+        cases.Group(f"forward: {name}", {"one": {"side": "peer", "name": name}}, rows)
+        for name in builds
+    ]
     monkeypatch.setattr(cases, "SUITES", {"forward": lambda *_: chosen[::-1]})
     monkeypatch.setattr(peer, "command", lambda name: command)
     monkeypatch.setattr(peer, "prepare", lambda name: None)
     facts = {"versions": {"python": "3"}, "device": "cpu", "threads": 2}
-    monkeypatch.setattr(benchmark, "describe", lambda *_: {"machine": machine(), "sides": {"jaxsep": facts}})
-    arguments = ["--suite", "forward", "--peer", "asteroid", "--repeats", "1", "-o", str(tmp_path / "out.json")]
+    monkeypatch.setattr(
+        benchmark, "describe", lambda *_: {"machine": machine(), "sides": {"jaxsep": facts}}
+    )
+    arguments = [
+        "--suite",
+        "forward",
+        "--peer",
+        "asteroid",
+        "--repeats",
+        "1",
+        "-o",
+        str(tmp_path / "out.json"),
+    ]
     assert benchmark.main(arguments) == 1
     printed = capsys.readouterr()
     content = json.loads((tmp_path / "out.json").read_text())
@@ -450,7 +540,10 @@ def refused(capfd, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "speed"], "--suite: 'speed' is no suite; it must be train, forward, data, compile, memory,"),
+        (
+            ["--suite", "speed"],
+            "--suite: 'speed' is no suite; it must be train, forward, data, compile, memory,",
+        ),
         (["--suite", "train,"], "--suite: '' is no suite"),
         (["--peer", "nussl"], "--peer: 'nussl' is not known; it must be asteroid"),
         (["--repeats", "0"], "--repeats: is 0; it must be a whole number of at least 1"),
@@ -472,7 +565,9 @@ def test_a_folder_is_no_output(refused, tmp_path):
 
 def test_a_peer_that_cannot_be_installed(refused, tmp_path, monkeypatch):
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho collecting\necho 'ERROR: no torch for you' >&2\necho a notice >&2\nexit 1\n")
+    python.write_text(
+        "#!/bin/sh\necho collecting\necho 'ERROR: no torch for you' >&2\necho a notice >&2\nexit 1\n"
+    )
     python.chmod(0o755)
     monkeypatch.setenv("JAXSEP_CACHE", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(python))

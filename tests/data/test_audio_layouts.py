@@ -9,13 +9,20 @@ import pytest
 import soundfile
 from trees import RATE, noise, write, write_esc50, write_tree, write_wsj0
 
-from jaxsep.data.audio import DataError, read_audio, write_wav
+from jaxsep.data.audio import read_audio, write_wav
 from jaxsep.data.layouts import ESC50_GROUPS, Row, read_layout, utterances_of
+from jaxsep.errors import DataError
 
 
 @pytest.mark.parametrize(
     ("rate", "frequency", "tolerance"),
-    [(8000, 440.0, 1e-6), (16000, 440.0, 1e-4), (44100, 440.0, 1e-4), (44100, 3300.0, 1e-3), (6000, 440.0, 1e-3)],
+    [
+        (8000, 440.0, 1e-6),
+        (16000, 440.0, 1e-4),
+        (44100, 440.0, 1e-4),
+        (44100, 3300.0, 1e-3),
+        (6000, 440.0, 1e-3),
+    ],
 )
 def test_a_tone_at_any_rate_is_the_tone_at_8_khz(tmp_path, rate, frequency, tolerance):
     write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * frequency * np.arange(rate) / rate), rate)
@@ -50,7 +57,9 @@ def test_channels_are_averaged_and_counted(tmp_path):
 def test_every_sample_format_is_read(tmp_path, subtype):
     write(tmp_path / "x.wav", noise(0, 1000), subtype=subtype)
     samples, _ = read_audio(tmp_path / "x.wav", RATE)
-    np.testing.assert_allclose(samples, noise(0, 1000), atol=1 / 128 if subtype == "PCM_U8" else 1e-4)
+    np.testing.assert_allclose(
+        samples, noise(0, 1000), atol=1 / 128 if subtype == "PCM_U8" else 1e-4
+    )
 
 
 def test_written_samples_come_back_exactly(tmp_path):
@@ -80,7 +89,11 @@ def test_files_that_are_no_sound(tmp_path, name, content, said):
 
 @pytest.mark.parametrize(
     ("samples", "said"),
-    [(np.zeros(0), "holds no samples"), (np.array([0.0, np.nan]), "NaN"), (np.array([0.0, np.inf]), "infinite")],
+    [
+        (np.zeros(0), "holds no samples"),
+        (np.array([0.0, np.nan]), "NaN"),
+        (np.array([0.0, np.inf]), "infinite"),
+    ],
 )
 def test_sounds_that_cannot_be_used(tmp_path, samples, said):
     write(tmp_path / "bad.wav", samples)
@@ -100,7 +113,11 @@ def test_a_name_that_is_not_utf8(tmp_path):
 
 FOLDS = [
     *[(fold, 0, "dog", f"9{fold}{k}", "A") for fold in (1, 2, 3, 4) for k in range(2)],
-    *[(2, 10, "rain", "500", "A"), (4, 29, "drinking_sipping", "501", "A"), (4, 30, "door_wood_knock", "502", "A")],
+    *[
+        (2, 10, "rain", "500", "A"),
+        (4, 29, "drinking_sipping", "501", "A"),
+        (4, 30, "door_wood_knock", "502", "A"),
+    ],
     *[(5, 0, "dog", source, take) for source, take in ("1A", "1B", "1C", "2A", "2B", "3A", "4A")],
     *[(5, 10, "rain", "20", take) for take in "ABC"],
     *[(5, 49, "hand_saw", "30", "A"), (5, 49, "hand_saw", "31", "A")],
@@ -120,7 +137,9 @@ def test_esc50_folds_groups_and_halves(tmp_path):
         "hand_saw": "exterior_urban",
     }
     assert {row.split for row in rows if not row.path.startswith("audio/5")} == {"train"}
-    held_out = Counter((row.class_name, row.split) for row in rows if row.path.startswith("audio/5"))
+    held_out = Counter(
+        (row.class_name, row.split) for row in rows if row.path.startswith("audio/5")
+    )
     # dog: sources of 3, 2, 1, 1 clips; rain: one source; hand_saw: two.
     assert held_out == {
         ("dog", "test"): 4,
@@ -132,15 +151,27 @@ def test_esc50_folds_groups_and_halves(tmp_path):
 
 
 def test_a_source_of_two_classes_stays_in_one_half(tmp_path):
-    entries = [(5, 0, "dog", "7", "A"), (5, 0, "dog", "8", "A"), (5, 0, "dog", "9", "A"), (5, 10, "rain", "8", "B")]
+    entries = [
+        (5, 0, "dog", "7", "A"),
+        (5, 0, "dog", "8", "A"),
+        (5, 0, "dog", "9", "A"),
+        (5, 10, "rain", "8", "B"),
+    ]
     _, rows = read_layout(write_esc50(tmp_path, entries), "environment")
-    assert {row.split for row in rows if "-8-" in row.path} == {"test"}, "rain has one source: it must be in test"
+    assert {row.split for row in rows if "-8-" in row.path} == {"test"}, (
+        "rain has one source: it must be in test"
+    )
 
 
 def test_real_esc50_halves_are_disjoint_and_balanced(recordings_dir):
     layout, rows = read_layout(recordings_dir / "ESC-50", "environment")
     assert layout == "esc50"
-    assert Counter(row.path[6] for row in rows) == {"2": 92, "3": 81, "4": 400, "5": 81}  # counted in the csv
+    assert Counter(row.path[6] for row in rows) == {
+        "2": 92,
+        "3": 81,
+        "4": 400,
+        "5": 81,
+    }  # counted in the csv
     assert {row.group for row in rows} == set(ESC50_GROUPS)
     halves: dict[str, set[str]] = defaultdict(set)
     sources: dict[str, Counter] = defaultdict(Counter)
@@ -157,10 +188,14 @@ def test_real_esc50_halves_are_disjoint_and_balanced(recordings_dir):
     assert not halves["val"] & halves["test"]
     for name, clips in sources.items():
         if len(clips) == 1:
-            assert counts[name, "val"] == 0, f"{name} has one source recording, which belongs to test"
+            assert counts[name, "val"] == 0, (
+                f"{name} has one source recording, which belongs to test"
+            )
         else:
             largest = max(clips.values())
-            assert abs(counts[name, "val"] - counts[name, "test"]) <= max(1, 2 * largest - sum(clips.values())), name
+            assert abs(counts[name, "val"] - counts[name, "test"]) <= max(
+                1, 2 * largest - sum(clips.values())
+            ), name
 
 
 @pytest.mark.parametrize("level", ["", "2speakers", "2speakers/wav8k", "2speakers/wav8k/min"])
@@ -186,7 +221,8 @@ def test_wsj0_as_a_speech_corpus(tmp_path, level):
 
 
 @pytest.mark.parametrize(
-    "stem", ["piano", "011a0101_x_20aa010b_-1.8", "011a0101_1.8", "1001-134707-0031_3214-167607-0012"]
+    "stem",
+    ["piano", "011a0101_x_20aa010b_-1.8", "011a0101_1.8", "1001-134707-0031_3214-167607-0012"],
 )
 def test_names_that_are_not_of_wsj0(stem):
     assert utterances_of(stem) == ()
@@ -266,5 +302,7 @@ def test_a_damaged_esc50_table(tmp_path, old, new, said):
 def test_finite_samples_whose_sums_are_not(tmp_path, rate):
     """Resampling or averaging would make them infinite."""
     write(tmp_path / "a.wav", np.stack([np.full(100, 3e38), noise(0, 100)], axis=1), rate)
-    with pytest.raises(DataError, match=r"a\.wav: holds NaN or infinite samples, .* must be within ±2\^32"):
+    with pytest.raises(
+        DataError, match=r"a\.wav: holds NaN or infinite samples, .* must be within ±2\^32"
+    ):
         read_audio(tmp_path / "a.wav", 8000)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from trees import RATE, write_tree
 
-from jaxsep.data.audio import DataError
 from jaxsep.data.mixtures.batches import batches, eval_batches, steps_per_epoch
 from jaxsep.data.mixtures.dynamic import draw, make_pool, render
 from jaxsep.data.packs.corpus import class_table, prepare
+from jaxsep.errors import DataError
 
 
 def numbered(epoch, indices):
@@ -37,7 +37,15 @@ def no_thread_outlives_its_iterator():
 
 def test_an_epoch_is_the_whole_batches_that_fit():
     seen = take(batches(numbered, batch_size=3, mixtures_per_epoch=11), 7)
-    assert [(epoch, step) for epoch, step, _ in seen] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert [(epoch, step) for epoch, step, _ in seen] == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+    ]
     for epoch, step, batch in seen:
         assert batch["index"].tolist() == [3 * step, 3 * step + 1, 3 * step + 2]
         assert (batch["epoch"] == epoch).all()
@@ -47,8 +55,17 @@ def test_an_epoch_is_the_whole_batches_that_fit():
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("prefetch", [1, 5])
 def test_real_batches_are_the_same_from_any_start_and_with_any_threads(tmp_path, workers, prefetch):
-    corpora = {"speech": prepare(write_tree(tmp_path / "speech", seconds=0.5), "speech", RATE, tmp_path / "cache")}
-    settings = {"split": "train", "slots": ("speech", "speech"), "segment_seconds": 0.25, "max_snr_db": 5.0}
+    corpora = {
+        "speech": prepare(
+            write_tree(tmp_path / "speech", seconds=0.5), "speech", RATE, tmp_path / "cache"
+        )
+    }
+    settings = {
+        "split": "train",
+        "slots": ("speech", "speech"),
+        "segment_seconds": 0.25,
+        "max_snr_db": 5.0,
+    }
     pool = make_pool(corpora, class_table(list(corpora.values())), **settings)
 
     def load(epoch, indices):
@@ -58,15 +75,22 @@ def test_real_batches_are_the_same_from_any_start_and_with_any_threads(tmp_path,
     reference = take(batches(load, **size), 12)
     for start in (0, 3, 5, 7):
         epoch, step = reference[start][:2]
-        resumed = take(batches(load, **size, epoch=epoch, step=step, workers=workers, prefetch=prefetch), 12 - start)
-        for (epoch1, step1, batch1), (epoch2, step2, batch2) in zip(reference[start:], resumed, strict=True):
+        resumed = take(
+            batches(load, **size, epoch=epoch, step=step, workers=workers, prefetch=prefetch),
+            12 - start,
+        )
+        for (epoch1, step1, batch1), (epoch2, step2, batch2) in zip(
+            reference[start:], resumed, strict=True
+        ):
             assert (epoch1, step1) == (epoch2, step2)
             assert all(np.array_equal(batch1[key], batch2[key]) for key in batch1)
     assert not np.array_equal(reference[0][2]["mixture"], reference[5][2]["mixture"])
 
 
 def test_a_step_past_its_epoch_counts_on():
-    assert take(batches(numbered, batch_size=2, mixtures_per_epoch=6, epoch=1, step=3), 1)[0][:2] == (2, 0)
+    assert take(batches(numbered, batch_size=2, mixtures_per_epoch=6, epoch=1, step=3), 1)[0][
+        :2
+    ] == (2, 0)
 
 
 def test_order_is_kept_where_later_batches_are_sooner_ready():
@@ -74,7 +98,9 @@ def test_order_is_kept_where_later_batches_are_sooner_ready():
         time.sleep(0.03 if indices[0] % 4 == 0 else 0.0)
         return {"index": indices}
 
-    seen = take(batches(slow_first, batch_size=2, mixtures_per_epoch=100, workers=4, prefetch=6), 20)
+    seen = take(
+        batches(slow_first, batch_size=2, mixtures_per_epoch=100, workers=4, prefetch=6), 20
+    )
     assert [step for _, step, _ in seen] == list(range(20))
     assert [batch["index"][0] for _, _, batch in seen] == list(range(0, 40, 2))
 
@@ -183,7 +209,10 @@ def test_evaluation_puts_and_fails_like_training():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"batch_size": 11}, r"train.batch_size: is 11; must be between 1 and train.mixtures_per_epoch \(10\)"),
+        (
+            {"batch_size": 11},
+            r"train.batch_size: is 11; must be between 1 and train.mixtures_per_epoch \(10\)",
+        ),
         ({"batch_size": 0}, "train.batch_size: is 0"),
         ({"prefetch": 0}, "prefetch: is 0; must be at least 1"),
         ({"workers": 0}, "workers: is 0; must be at least 1"),
@@ -196,7 +225,9 @@ def test_counts_out_of_range_are_told_on_the_call(settings, said):
         batches(numbered, **({"batch_size": 2, "mixtures_per_epoch": 10} | settings))
 
 
-@pytest.mark.parametrize(("total", "batch_size", "said"), [(0, 2, "total: is 0"), (3, 0, "batch_size: is 0")])
+@pytest.mark.parametrize(
+    ("total", "batch_size", "said"), [(0, 2, "total: is 0"), (3, 0, "batch_size: is 0")]
+)
 def test_evaluation_counts_out_of_range(total, batch_size, said):
     with pytest.raises(DataError, match=said):
         eval_batches(numbered, total, batch_size)

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from trees import RATE, noise, sign_pack, write, write_esc50, write_tree, write_wsj0
 
-from jaxsep.data.audio import DataError, read_audio
+from jaxsep.data.audio import read_audio
 from jaxsep.data.layouts import SPLITS
 from jaxsep.data.packs.corpus import ClassTable, class_table, frame_energies, open_packed, prepare
-from jaxsep.data.packs.format import atomic_file, pack_paths, unpack_paths
+from jaxsep.data.packs.format import pack_paths, unpack_paths
+from jaxsep.errors import DataError
+from jaxsep.files import atomic_file
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +56,19 @@ def test_real_recordings_are_in_the_pack_as_they_are(packed, recordings_dir):
     path, class_name = environment.paths[0], environment.class_names[environment.classes[0]]
     assert (path, class_name) == ("audio/2-100648-A-43.wav", "car_horn")
     for split, k in zip(SPLITS, range(3), strict=True):
-        assert all(p.startswith(split) for p, s in zip(speech.paths, speech.splits, strict=True) if s == k)
+        assert all(
+            p.startswith(split) for p, s in zip(speech.paths, speech.splits, strict=True) if s == k
+        )
 
 
 def test_energies_are_the_power_of_each_tenth_of_a_second(packed):
     corpus = packed[0]
     for index in (3, 100):
         samples = recording(corpus, index).astype(np.float64)
-        expected = [((piece - piece.mean()) ** 2).sum() for piece in np.split(samples, range(800, samples.size, 800))]
+        expected = [
+            ((piece - piece.mean()) ** 2).sum()
+            for piece in np.split(samples, range(800, samples.size, 800))
+        ]
         stored = corpus.energies[corpus.energy_offsets[index] : corpus.energy_offsets[index + 1]]
         np.testing.assert_allclose(stored, expected, rtol=1e-5, atol=1e-12)
 
@@ -74,9 +81,13 @@ def test_a_constant_offset_has_no_energy():
 def test_a_pack_is_made_once(tmp_path):
     root, cache = write_tree(tmp_path / "root"), tmp_path / "cache"
     first = prepare(root, "environment", RATE, cache)
-    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder_of(first).iterdir()}
+    before = {
+        path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder_of(first).iterdir()
+    }
     second = prepare(root, "environment", RATE, cache)
-    assert before == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder_of(second).iterdir()}
+    assert before == {
+        path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder_of(second).iterdir()
+    }
     assert second.fingerprint == first.fingerprint
     assert sorted(path.name for path in cache.iterdir()) == [folder_of(first).name]
     assert folder_of(first).name.startswith("environment-8000-")
@@ -135,14 +146,17 @@ def test_a_changed_esc50_table_is_packed_again(tmp_path):
     table.write_text(table.read_text().replace("rain", "hail"))
     second = prepare(root, "environment", RATE, tmp_path / "cache")
     assert second.class_names == ("dog", "hail") != first.class_names
-    table.write_text(table.read_text().replace("False", "True"))  # a column that decides nothing: still another table
+    table.write_text(
+        table.read_text().replace("False", "True")
+    )  # a column that decides nothing: still another table
     assert prepare(root, "environment", RATE, tmp_path / "cache").fingerprint != second.fingerprint
 
 
 def test_rate_and_name_have_packs_of_their_own(tmp_path):
     root, cache = write_tree(tmp_path / "root", seconds=0.5), tmp_path / "cache"
     packs = [
-        prepare(root, name, rate, cache) for name, rate in (("speech", 8000), ("speech", 4000), ("environment", 8000))
+        prepare(root, name, rate, cache)
+        for name, rate in (("speech", 8000), ("speech", 4000), ("environment", 8000))
     ]
     assert len({folder_of(pack) for pack in packs}) == 3
     assert [int(pack.lengths[0]) for pack in packs] == [4000, 2000, 4000]
@@ -153,7 +167,10 @@ def test_silence_is_left_out_and_stereo_averaged_in_one_line_each(tmp_path, caps
     root = write_tree(tmp_path / "root", classes=2, clips=1)
     for name in ("a", "b"):
         write(root / "train" / "c0" / f"silent_{name}.wav", np.zeros(4000))
-        write(root / "train" / "c0" / f"stereo_{name}.wav", np.stack([noise(1, 4000), noise(2, 4000)], axis=1))
+        write(
+            root / "train" / "c0" / f"stereo_{name}.wav",
+            np.stack([noise(1, 4000), noise(2, 4000)], axis=1),
+        )
     write(root / "train" / "c1" / "constant.wav", np.full(4000, 0.25))
     corpus = prepare(root, "environment", RATE, tmp_path / "cache", progress=False)
     said = capsys.readouterr().err.splitlines()
@@ -162,7 +179,14 @@ def test_silence_is_left_out_and_stereo_averaged_in_one_line_each(tmp_path, caps
     stereo = recording(corpus, corpus.paths.index("train/c0/stereo_a.wav"))
     np.testing.assert_allclose(stereo, (noise(1, 4000) + noise(2, 4000)) / 2, atol=1e-7)
     assert (
-        len([line for line in said if "several channels" in line and "2 files" in line and "stereo_a.wav" in line]) == 1
+        len(
+            [
+                line
+                for line in said
+                if "several channels" in line and "2 files" in line and "stereo_a.wav" in line
+            ]
+        )
+        == 1
     )
     assert len([line for line in said if "3 of 11 recordings are digital silence" in line]) == 1
     assert len(said) == 2
@@ -182,7 +206,9 @@ def test_all_unreadable_files_are_listed_at_once(tmp_path):
     with pytest.raises(DataError, match="12 of 15 recordings cannot be used; --skip-bad") as caught:
         prepare(root, "environment", RATE, tmp_path / "cache")
     lines = str(caught.value).splitlines()[1:]
-    assert [f"bad{n:02d}.wav: cannot be read as sound" in line for n, line in enumerate(lines)] == [True] * 12
+    assert [f"bad{n:02d}.wav: cannot be read as sound" in line for n, line in enumerate(lines)] == [
+        True
+    ] * 12
     assert not list((tmp_path / "cache").iterdir()), "a failed pack must leave nothing"
 
 
@@ -290,24 +316,54 @@ DAMAGES = [
     ("version", lambda folder: edit_header(folder, version=0), "format version 0; must be"),
     ("kind", lambda folder: edit_header(folder, kind="premixed"), "must be 'corpus'"),
     ("no names", lambda folder: edit_header(folder, class_names=[]), "does not fit"),
-    ("header", lambda folder: (folder / "corpus.json").write_text("{"), "corpus.json: cannot be read"),
+    (
+        "header",
+        lambda folder: (folder / "corpus.json").write_text("{"),
+        "corpus.json: cannot be read",
+    ),
     ("list", lambda folder: (folder / "corpus.json").write_text("[]"), "no JSON object"),
-    ("short audio", lambda folder: os.truncate(folder / "audio.f32", 4000), "has 4000 bytes; must be"),
+    (
+        "short audio",
+        lambda folder: os.truncate(folder / "audio.f32", 4000),
+        "has 4000 bytes; must be",
+    ),
     ("no audio", lambda folder: (folder / "audio.f32").unlink(), "has 0 bytes"),
     ("short index", lambda folder: os.truncate(folder / "index.npz", 900), "index.npz: is damaged"),
-    ("checksum", lambda folder: edit_header(folder, index_sha256="0" * 64), "index.npz: is damaged .its SHA-256"),
-    ("pickle", lambda folder: edit_index(folder, lengths=np.array([{}], object)), "index.npz: is damaged"),
+    (
+        "checksum",
+        lambda folder: edit_header(folder, index_sha256="0" * 64),
+        "index.npz: is damaged .its SHA-256",
+    ),
+    (
+        "pickle",
+        lambda folder: edit_index(folder, lengths=np.array([{}], object)),
+        "index.npz: is damaged",
+    ),
     ("lengths", lambda folder: edit_index(folder, lengths=np.array([1, 2])), "does not fit"),
-    ("classes", lambda folder: edit_index(folder, classes=np.full(18, 7, np.int32)), "does not fit"),
+    (
+        "classes",
+        lambda folder: edit_index(folder, classes=np.full(18, 7, np.int32)),
+        "does not fit",
+    ),
     ("splits", lambda folder: edit_index(folder, splits=np.full(18, 3, np.int8)), "does not fit"),
-    ("types", lambda folder: edit_index(folder, offsets=np.arange(18.0)), "offsets is float64, not int64"),
-    ("contents", lambda folder: edit_index(folder, contents=np.zeros((18, 31), np.uint8)), "does not fit"),
+    (
+        "types",
+        lambda folder: edit_index(folder, offsets=np.arange(18.0)),
+        "offsets is float64, not int64",
+    ),
+    (
+        "contents",
+        lambda folder: edit_index(folder, contents=np.zeros((18, 31), np.uint8)),
+        "does not fit",
+    ),
     ("left out", lambda folder: edit_header(folder, left_out=["x"]), "its index is damaged"),
     ("offsets", lambda folder: edit_index(folder, offsets=np.arange(18)), "does not fit"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "said"), [pytest.param(d, s, id=name) for name, d, s in DAMAGES])
+@pytest.mark.parametrize(
+    ("damage", "said"), [pytest.param(d, s, id=name) for name, d, s in DAMAGES]
+)
 def test_a_damaged_pack_is_told_and_made_again(tmp_path, capsys, damage, said):
     root, cache = write_tree(tmp_path / "root", seconds=0.5), tmp_path / "cache"
     corpus = prepare(root, "speech", RATE, cache)

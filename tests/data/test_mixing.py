@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from trees import RATE, noise, write, write_tree
 
-from jaxsep.data.audio import DataError
 from jaxsep.data.mixtures.dynamic import draw, load_recipes, make_pool, render, save_recipes
 from jaxsep.data.packs.corpus import class_table, prepare
+from jaxsep.errors import DataError
 
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory, recordings_dir):
     cache = tmp_path_factory.mktemp("packed")
     return {
-        "environment": prepare(recordings_dir / "ESC-50", "environment", RATE, cache, progress=False),
+        "environment": prepare(
+            recordings_dir / "ESC-50", "environment", RATE, cache, progress=False
+        ),
         "speech": prepare(recordings_dir / "speech", "speech", RATE, cache, progress=False),
     }
 
@@ -24,17 +26,25 @@ def corpora(tmp_path_factory, recordings_dir):
 def small(tmp_path):
     """speech and environment of 3 classes, 2 clips of 1.5 s each, in each split."""
     return {
-        name: prepare(write_tree(tmp_path / name), name, RATE, tmp_path / "cache") for name in ("speech", "environment")
+        name: prepare(write_tree(tmp_path / name), name, RATE, tmp_path / "cache")
+        for name in ("speech", "environment")
     }
 
 
 def pool_of(corpora, **settings):
-    defaults = {"split": "train", "slots": ("speech", "environment"), "segment_seconds": 1.0, "max_snr_db": 30.0}
+    defaults = {
+        "split": "train",
+        "slots": ("speech", "environment"),
+        "segment_seconds": 1.0,
+        "max_snr_db": 30.0,
+    }
     return make_pool(corpora, class_table(list(corpora.values())), **(defaults | settings))
 
 
 def equal(left, right) -> bool:
-    return left.keys() == right.keys() and all(np.array_equal(left[key], right[key]) for key in left)
+    return left.keys() == right.keys() and all(
+        np.array_equal(left[key], right[key]) for key in left
+    )
 
 
 SLOTS = [
@@ -68,7 +78,9 @@ def test_a_recipe_depends_on_seed_epoch_and_index_alone(corpora, slots):
 
 
 def test_splits_of_one_seed_are_not_the_same_draws(small):
-    train, val = (draw(pool_of(small, split=split), 1, 0, np.arange(50)) for split in ("train", "val"))
+    train, val = (
+        draw(pool_of(small, split=split), 1, 0, np.arange(50)) for split in ("train", "val")
+    )
     assert (train["snr"] != val["snr"]).all()
     assert abs(np.corrcoef(train["snr"], val["snr"])[0, 1]) < 0.5
 
@@ -88,9 +100,14 @@ def test_classes_are_never_twice_in_a_mixture_and_of_the_split(corpora, slots, s
             corpus = pool.corpora[recipes["corpus"][b, n]]
             recording = recipes["recording"][b, n]
             assert (
-                corpus.name == table.corpora[recipes["class_ids"][b, n]] == pool.corpus_names[recipes["corpus"][b, n]]
+                corpus.name
+                == table.corpora[recipes["class_ids"][b, n]]
+                == pool.corpus_names[recipes["corpus"][b, n]]
             )
-            assert corpus.class_names[corpus.classes[recording]] == table.names[recipes["class_ids"][b, n]]
+            assert (
+                corpus.class_names[corpus.classes[recording]]
+                == table.names[recipes["class_ids"][b, n]]
+            )
             assert ("train", "val", "test")[corpus.splits[recording]] == split
             assert 0 <= recipes["offset"][b, n] <= corpus.lengths[recording] - pool.num_samples
 
@@ -140,14 +157,17 @@ def test_rendered_sources_have_the_recipes_snr(corpora, slots, max_snr_db, secon
     batch = render(pool, recipes)
     power = np.mean(batch["sources"].astype(np.float64) ** 2, axis=2)
     measured = 10 * np.log10(power[:, :1] / power[:, 1:])
-    np.testing.assert_allclose(measured, np.broadcast_to(recipes["snr"][:, None], measured.shape), atol=tolerance)
+    np.testing.assert_allclose(
+        measured, np.broadcast_to(recipes["snr"][:, None], measured.shape), atol=tolerance
+    )
     assert np.ptp(recipes["snr"]) >= max_snr_db
     assert batch["sources"].shape == (56, len(slots), round(seconds * RATE))
     np.testing.assert_array_equal(batch["snr"], recipes["snr"])
 
 
 @pytest.mark.parametrize(
-    ("what", "tolerance"), [("sum", 1e-5), ("mean", 1e-5), ("source mean", 1e-5), ("deviation", 1e-4)]
+    ("what", "tolerance"),
+    [("sum", 1e-5), ("mean", 1e-5), ("source mean", 1e-5), ("deviation", 1e-4)],
 )
 @pytest.mark.parametrize("slots", SLOTS, ids="/".join)
 def test_mixtures_are_sums_of_zero_mean_and_unit_deviation(corpora, slots, what, tolerance):
@@ -184,7 +204,9 @@ def test_some_slots_only(corpora):
     assert counts[0] == 0
     assert np.abs(counts[1:] - [1500, 900, 600]).max() < 5 * np.sqrt(900)
     single = active[active.sum(axis=1) == 1].sum(axis=0)
-    assert np.abs(single - counts[1] / 3).max() < 5 * np.sqrt(counts[1] / 3), "every subset is equally likely"
+    assert np.abs(single - counts[1] / 3).max() < 5 * np.sqrt(counts[1] / 3), (
+        "every subset is equally likely"
+    )
     for key in ("class_ids", "corpus", "recording"):
         assert ((recipes[key] == -1) == ~active).all()
     assert ((recipes["snr"] == 0) == (active.sum(axis=1) == 1)).all()
@@ -196,7 +218,9 @@ def test_some_slots_only(corpora):
     power = np.mean(batch["sources"].astype(np.float64) ** 2, axis=2)
     for b in np.flatnonzero(few["active"].sum(axis=1) > 1):
         first, *others = power[b][few["active"][b]]
-        np.testing.assert_allclose(10 * np.log10(first / np.array(others)), few["snr"][b], atol=1e-2)
+        np.testing.assert_allclose(
+            10 * np.log10(first / np.array(others)), few["snr"][b], atol=1e-2
+        )
 
 
 def test_short_clips_are_padded_at_varying_positions(small):
@@ -242,11 +266,16 @@ def test_no_crop_of_a_clip_that_ends_in_zeros_is_silent(corpora):
     corpus = corpora["environment"]
     rng = np.random.default_rng(0)
     silent_at_random = 0
-    for recording, offset in zip(recipes["recording"].ravel(), recipes["offset"].ravel(), strict=True):
+    for recording, offset in zip(
+        recipes["recording"].ravel(), recipes["offset"].ravel(), strict=True
+    ):
         samples = np.asarray(corpus.audio[corpus.offsets[recording] :][: corpus.lengths[recording]])
         limit = 1e-6 * loudest_tenth(samples)
         # A frame of the crop's own grid can hold a little less than the frame of the recording's grid that was loud.
-        assert max(loudest_tenth(samples[offset:][:4000]), loudest_tenth(samples[offset:][400:4000])) >= 0.25 * limit
+        assert (
+            max(loudest_tenth(samples[offset:][:4000]), loudest_tenth(samples[offset:][400:4000]))
+            >= 0.25 * limit
+        )
         at_random = rng.integers(samples.size - 4000 + 1)
         silent_at_random += loudest_tenth(samples[at_random:][:4000]) < limit
     assert silent_at_random > 100, "these clips have silent crops to be avoided"
@@ -277,13 +306,18 @@ def test_a_constant_segment_is_zero_and_inactive(tmp_path, dc):
     pool = pool_of(corpora, slots=("speech", "speech"))
     recipes = draw(pool, 0, 0, np.arange(4))
     second = recipes["class_ids"] == 1
-    recipes["offset"] = np.where(second, 8000, recipes["offset"])  # beyond the sound: what draw would never give
+    recipes["offset"] = np.where(
+        second, 8000, recipes["offset"]
+    )  # beyond the sound: what draw would never give
     batch = render(pool, recipes)
     assert (batch["sources"][second] == 0).all()
     assert (batch["active"] == ~second).all()
     assert (batch["class_ids"] == np.where(second, -1, 0)).all()
     np.testing.assert_allclose(batch["mixture"].std(axis=1), 1, atol=1e-4)
-    recipes["recording"][:], recipes["offset"][:] = corpora["speech"].paths.index("train/c1/0.wav"), 8000
+    recipes["recording"][:], recipes["offset"][:] = (
+        corpora["speech"].paths.index("train/c1/0.wav"),
+        8000,
+    )
     batch = render(pool, recipes)
     assert (batch["mixture"] == 0).all()
     assert (batch["sources"] == 0).all()
@@ -313,7 +347,11 @@ SETTINGS = [
     ({"active_counts": (1.0,)}, "data.active_counts", "2 probabilities"),
     ({"active_counts": (1.5, -0.5)}, "data.active_counts", "2 probabilities"),
     ({"short_clips": "drop"}, "data.short_clips", "pad, skip"),
-    ({"short_clips": "skip", "segment_seconds": 9.0}, "data.short_clips", "'skip' leaves no train recordings"),
+    (
+        {"short_clips": "skip", "segment_seconds": 9.0},
+        "data.short_clips",
+        "'skip' leaves no train recordings",
+    ),
     ({"max_snr_db": -1.0}, "data.max_snr_db", "at least 0"),
     ({"max_snr_db": float("nan")}, "data.max_snr_db", "at least 0"),
     ({"segment_seconds": 0.0}, "data.segment_seconds", "at least one sample"),
@@ -326,7 +364,10 @@ def test_settings_that_cannot_be(tmp_path, settings, field, said):
     for name in ("speech", "environment"):
         write_tree(tmp_path / name, splits=("train",))
         write(tmp_path / name / "val" / "c0" / "0.wav", noise(0, 20000))
-    corpora = {name: prepare(tmp_path / name, name, RATE, tmp_path / "cache") for name in ("speech", "environment")}
+    corpora = {
+        name: prepare(tmp_path / name, name, RATE, tmp_path / "cache")
+        for name in ("speech", "environment")
+    }
     with pytest.raises(DataError, match=said) as caught:
         pool_of(corpora, **settings)
     assert str(caught.value).startswith(f"{field}: ")
@@ -347,7 +388,8 @@ def test_corpora_at_two_rates(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seed", "epoch", "indices"), [(-1, 0, [0]), (0, -1, [0]), (0, 0, [-1]), (0.5, 0, [0]), (0, 0, [0.5])]
+    ("seed", "epoch", "indices"),
+    [(-1, 0, [0]), (0, -1, [0]), (0, 0, [-1]), (0.5, 0, [0]), (0, 0, [0.5])],
 )
 def test_draws_that_cannot_be(small, seed, epoch, indices):
     with pytest.raises(DataError, match="at least 0"):
@@ -363,14 +405,19 @@ def test_recipes_come_back_from_their_file(small, tmp_path):
     for other in (
         pool_of(small, split="val"),
         pool_of(small, segment_seconds=1.1),
-        dataclasses.replace(pool, corpora=tuple(dataclasses.replace(c, fingerprint="0") for c in pool.corpora)),
+        dataclasses.replace(
+            pool, corpora=tuple(dataclasses.replace(c, fingerprint="0") for c in pool.corpora)
+        ),
     ):
         with pytest.raises(DataError, match=r"val.npz: .* the pool has"):
             load_recipes(tmp_path / "run" / "val.npz", other)
     content = (tmp_path / "run" / "val.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
     np.savez(tmp_path / "object.npz", **(recipes | {"snr": np.array([{}], object)}))
-    np.savez(tmp_path / "shape.npz", **(dict(np.load(tmp_path / "run" / "val.npz")) | {"snr": recipes["snr"][:3]}))
+    np.savez(
+        tmp_path / "shape.npz",
+        **(dict(np.load(tmp_path / "run" / "val.npz")) | {"snr": recipes["snr"][:3]}),
+    )
     for name in ("cut.npz", "object.npz", "shape.npz", "missing.npz"):
         with pytest.raises(DataError, match=name):
             load_recipes(tmp_path / name)

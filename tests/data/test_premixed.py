@@ -6,12 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from trees import LIBRI, RATE, WSJ0, noise, write, write_libri2mix, write_roles, write_tree, write_wsj0
+from trees import (
+    LIBRI,
+    RATE,
+    WSJ0,
+    noise,
+    write,
+    write_libri2mix,
+    write_roles,
+    write_tree,
+    write_wsj0,
+)
 
-from jaxsep.data.audio import DataError
 from jaxsep.data.mixtures.dynamic import draw, load_recipes, render, save_recipes
-from jaxsep.data.mixtures.premixed import make_premixed_pool, open_premixed, premixed_table, prepare_premixed
+from jaxsep.data.mixtures.premixed import (
+    make_premixed_pool,
+    open_premixed,
+    premixed_table,
+    prepare_premixed,
+)
 from jaxsep.data.packs.corpus import prepare
+from jaxsep.errors import DataError
 
 
 @pytest.fixture
@@ -22,7 +37,9 @@ def wsj0(tmp_path):
 @pytest.fixture
 def libri(tmp_path):
     def prepared(*roles, rate=RATE):
-        return prepare_premixed(write_libri2mix(tmp_path / "libri", rate), rate, tmp_path / "cache", roles=roles)
+        return prepare_premixed(
+            write_libri2mix(tmp_path / "libri", rate), rate, tmp_path / "cache", roles=roles
+        )
 
     return prepared
 
@@ -48,12 +65,15 @@ def test_wsj0_test_mixtures_are_whole_in_order_and_each_once(wsj0, tmp_path):
     base = tmp_path / "wsj0/2speakers/wav8k/min/tt"
     for b, (_, first, level1, second, level2, samples) in enumerate(entries):
         signals = [
-            soundfile.read(base / role / f"{first}_{level1}_{second}_{level2}.wav")[0] for role in ("mix", "s1", "s2")
+            soundfile.read(base / role / f"{first}_{level1}_{second}_{level2}.wav")[0]
+            for role in ("mix", "s1", "s2")
         ]
         mixture, *sources = [signal - signal.mean() for signal in signals]
         scale = mixture.std()
         np.testing.assert_allclose(batch["mixture"][b, :samples], mixture / scale, atol=1e-5)
-        np.testing.assert_allclose(batch["sources"][b, :, :samples], np.stack(sources) / scale, atol=1e-5)
+        np.testing.assert_allclose(
+            batch["sources"][b, :, :samples], np.stack(sources) / scale, atol=1e-5
+        )
         assert (batch["mixture"][b, samples:] == 0).all()
         assert (batch["sources"][b, :, samples:] == 0).all()
         snr = 10 * np.log10(np.var(sources[0]) / np.var(sources[1]))
@@ -74,12 +94,21 @@ def test_any_level_of_the_published_tree(tmp_path, level):
 def test_libri2mix_splits_and_speakers(libri):
     premixed = libri()
     assert premixed.roles == ("mix_clean", "s1", "s2")
-    assert np.bincount(premixed.splits).tolist() == [3, 1, 2], "train-100 and train-360 are both training"
-    for split, names in (("train", ("train-100", "train-360")), ("val", ("dev",)), ("test", ("test",))):
+    assert np.bincount(premixed.splits).tolist() == [3, 1, 2], (
+        "train-100 and train-360 are both training"
+    )
+    for split, names in (
+        ("train", ("train-100", "train-360")),
+        ("val", ("dev",)),
+        ("test", ("test",)),
+    ):
         pool = make_premixed_pool(premixed, split=split, segment_seconds=None)
         stems = sorted((name, stem) for name in names for stem in LIBRI[name])
         expected = [[utterance.split("-")[0] for utterance in stem.split("_")] for _, stem in stems]
-        assert classes_of(pool, render(pool, draw(pool, 0, 0, np.arange(pool.num_mixtures)))) == expected
+        assert (
+            classes_of(pool, render(pool, draw(pool, 0, 0, np.arange(pool.num_mixtures))))
+            == expected
+        )
 
 
 def test_the_folder_of_the_rate_is_taken(libri, tmp_path):
@@ -91,7 +120,11 @@ def test_the_folder_of_the_rate_is_taken(libri, tmp_path):
 
 @pytest.mark.parametrize(
     ("roles", "adds_up"),
-    [(("mix_clean", "s1", "s2"), True), (("mix_both", "s1", "s2"), False), (("mix_both", "s1", "s2", "noise"), True)],
+    [
+        (("mix_clean", "s1", "s2"), True),
+        (("mix_both", "s1", "s2"), False),
+        (("mix_both", "s1", "s2", "noise"), True),
+    ],
 )
 def test_noisy_mixtures_are_the_sum_of_all_that_is_in_them(libri, roles, adds_up):
     premixed = libri(*roles)
@@ -166,8 +199,13 @@ def test_packed_once_and_again_when_a_file_changes(wsj0, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder_of(again).iterdir()} == before
     assert again.fingerprint == wsj0.fingerprint
     assert prepare_premixed(folder_of(wsj0), RATE, "/nonexistent").fingerprint == wsj0.fingerprint
-    write_roles(tmp_path / "wsj0/2speakers/wav8k/min/tr", "011a0101_1.8_20aa010b_-1.8.wav", 77, 9000)
-    assert prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "cache").fingerprint != wsj0.fingerprint
+    write_roles(
+        tmp_path / "wsj0/2speakers/wav8k/min/tr", "011a0101_1.8_20aa010b_-1.8.wav", 77, 9000
+    )
+    assert (
+        prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "cache").fingerprint
+        != wsj0.fingerprint
+    )
 
 
 def test_corpora_and_premixed_sets_are_not_taken_for_each_other(wsj0, tmp_path):
@@ -218,8 +256,16 @@ def remove_splits(root):
 @pytest.mark.parametrize(
     ("damage", "roles", "said"),
     [
-        (remove_one, (), r"tr/s2/22ga0102_2.1_011a0102_-2.1.wav: cannot be read as sound \(no such file\)"),
-        (shorten_one, (), r"cv/mix/050a0501_0.3_051a0502_-0.3.wav: its roles have 10000, 9999, 10000 samples"),
+        (
+            remove_one,
+            (),
+            r"tr/s2/22ga0102_2.1_011a0102_-2.1.wav: cannot be read as sound \(no such file\)",
+        ),
+        (
+            shorten_one,
+            (),
+            r"cv/mix/050a0501_0.3_051a0502_-0.3.wav: its roles have 10000, 9999, 10000 samples",
+        ),
         (garble_one, (), r"cv/s1/050a0501.*cannot be read as sound"),
         (remove_role, (), r"data.premixed_roles: 's2' has no folder in .*cv"),
         (remove_mix, (), r"data.premixed_root: .*tr holds no mixture or no s1"),
@@ -244,7 +290,9 @@ def test_pools_that_cannot_be(wsj0, tmp_path):
         make_premixed_pool(wsj0, split="train", segment_seconds=0.0)
     shutil.rmtree(tmp_path / "wsj0/2speakers/wav8k/min/tt")
     without = prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "cache")
-    with pytest.raises(DataError, match="has no test mixtures; needed: one of the folders tt, test"):
+    with pytest.raises(
+        DataError, match="has no test mixtures; needed: one of the folders tt, test"
+    ):
         make_premixed_pool(without, split="test", segment_seconds=None)
 
 

@@ -16,7 +16,14 @@ def run(*arguments, cwd):
 
 
 def test_real_recordings_in_a_real_process(tmp_path, recordings_dir):
-    done = run(recordings_dir / "ESC-50-44k", "--name", "environment", "-o", tmp_path / "packs", cwd=tmp_path)
+    done = run(
+        recordings_dir / "ESC-50-44k",
+        "--name",
+        "environment",
+        "-o",
+        tmp_path / "packs",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == [
         "split     recordings   classes     hours",
@@ -26,7 +33,9 @@ def test_real_recordings_in_a_real_process(tmp_path, recordings_dir):
         "all                8         4     0.011",
     ]
     assert "layout esc50, 8000 Hz" in done.stdout
-    assert [path.name.split("-")[:2] for path in (tmp_path / "packs").iterdir()] == [["environment", "8000"]]
+    assert [path.name.split("-")[:2] for path in (tmp_path / "packs").iterdir()] == [
+        ["environment", "8000"]
+    ]
 
 
 def test_bad_data_in_a_real_process(tmp_path):
@@ -34,7 +43,9 @@ def test_bad_data_in_a_real_process(tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(f"error: data.speech_root: {tmp_path / 'nowhere'} is no readable folder")
+    assert done.stderr.startswith(
+        f"error: data.speech_root: {tmp_path / 'nowhere'} is no readable folder"
+    )
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
@@ -47,7 +58,9 @@ def test_rate_and_output(tmp_path, monkeypatch, capsys):
     assert "layout tree, 4000 Hz" in lines[0]
     assert lines[2].split() == ["train", "6", "2", f"{6 / 3600:.3f}"]
     assert len({len(line) for line in lines[1:]}) == 1, "the columns are aligned"
-    assert [path.name.rsplit("-", 1)[0] for path in (tmp_path / "packed").iterdir()] == ["speech-4000"]
+    assert [path.name.rsplit("-", 1)[0] for path in (tmp_path / "packed").iterdir()] == [
+        "speech-4000"
+    ]
 
 
 def test_synthetic_is_said(tmp_path, capsys):

@@ -9,7 +9,14 @@ import pytest
 import jaxsep
 from jaxsep.evaluation.evaluate import evaluate, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
-from jaxsep.evaluation.statistics import QUANTILES, average, metric, summarise, summarise_alone, summarise_rows
+from jaxsep.evaluation.statistics import (
+    QUANTILES,
+    average,
+    metric,
+    summarise,
+    summarise_alone,
+    summarise_rows,
+)
 from jaxsep.evaluation.tables import distribution_table, write_csv
 
 NAMES, CORPORA = ("dog", "rain", "anna"), ("environment", "environment", "speech")
@@ -54,7 +61,13 @@ def test_every_source_is_scored_once_and_padding_never():
     last["index"], last["valid"] = np.array([2, 2]), np.array([True, False])
     full["active"][1, 0] = False
     found = evaluate(make_eval_step(halves), {}, [full, last])
-    assert list(zip(found["index"], found["slot"], strict=True)) == [(0, 0), (0, 1), (1, 1), (2, 0), (2, 1)]
+    assert list(zip(found["index"], found["slot"], strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
     assert list(found["num_active"]) == [2, 2, 1, 2, 2]
 
 
@@ -95,10 +108,13 @@ def test_summaries_by_corpus_and_class_leave_lone_sources_out():
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("mean", 2.5), ("q50", 2.5), ("q01", 1.03), ("speech", 3.0), ("dog", 1.0), ("rain", 3.0)]
+    ("name", "expected"),
+    [("mean", 2.5), ("q50", 2.5), ("q01", 1.03), ("speech", 3.0), ("dog", 1.0), ("rain", 3.0)],
 )
 def test_best_metric_names(name, expected):
-    assert metric(summarise_rows(rows([1, 2, 3, 4], [0, 2, 1, 2]), NAMES, CORPORA), name) == pytest.approx(expected)
+    assert metric(
+        summarise_rows(rows([1, 2, 3, 4], [0, 2, 1, 2]), NAMES, CORPORA), name
+    ) == pytest.approx(expected)
 
 
 def test_average_is_taken_statistic_by_statistic():
@@ -117,7 +133,9 @@ def test_excerpts_come_from_their_places_and_none_twice():
     rank = {label: scores[2 * index] for label, index in picked}
     assert [rank[f"worst-{k}"] for k in range(1, 6)] == [0, 1, 2, 3, 4]
     assert [rank[f"best-{k}"] for k in range(1, 6)] == [995, 996, 997, 998, 999]
-    assert all(abs(rank[f"p05-{k}"] - 50) <= 3 and abs(rank[f"p01-{k}"] - 10) <= 3 for k in range(1, 6))
+    assert all(
+        abs(rank[f"p05-{k}"] - 50) <= 3 and abs(rank[f"p01-{k}"] - 10) <= 3 for k in range(1, 6)
+    )
     assert len({index for _, index in picked}) == 25
     assert len(pick_excerpts(rows(np.repeat([1.0, 2.0], 2), np.zeros(4, int)))) == 2
 
@@ -125,16 +143,28 @@ def test_excerpts_come_from_their_places_and_none_twice():
 def test_estimates_are_put_in_the_order_of_the_sources():
     sources = np.random.default_rng(0).standard_normal((3, 400)).astype(np.float32)
     estimates = sources[[2, 0, 1]] + 0.01
-    np.testing.assert_array_equal(aligned(estimates, sources, np.ones(3, bool)), estimates[[1, 2, 0]])
+    np.testing.assert_array_equal(
+        aligned(estimates, sources, np.ones(3, bool)), estimates[[1, 2, 0]]
+    )
 
 
 def test_table_shows_best_and_worst_classes():
     scores, ids = np.repeat(np.arange(8.0), 2), np.repeat(np.arange(8), 2)
-    text = distribution_table(summarise_rows(rows(scores, ids), [f"kind{i}" for i in range(8)], ["environment"] * 8))
+    text = distribution_table(
+        summarise_rows(rows(scores, ids), [f"kind{i}" for i in range(8)], ["environment"] * 8)
+    )
     lines = text.splitlines()
     assert lines[0].split()[:4] == ["SI-SDRi", "(dB)", "mean", "std"]
-    assert next(line.split()[:3] for line in lines if line.startswith("best")) == ["best:", "kind7", "7.00"]
-    assert [line.split()[:3] for line in lines if line.startswith("worst")][-1] == ["worst:", "kind0", "0.00"]
+    assert next(line.split()[:3] for line in lines if line.startswith("best")) == [
+        "best:",
+        "kind7",
+        "7.00",
+    ]
+    assert [line.split()[:3] for line in lines if line.startswith("worst")][-1] == [
+        "worst:",
+        "kind0",
+        "0.00",
+    ]
     assert len({len(line.rstrip()) for line in lines}) == 1
 
 

@@ -18,8 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisWarning
 
-SECONDS, PATIENCE = 20.0, 300.0  # for one small file: of computing, and of waiting, on a machine that others use too
-FREE_BYTES, TIMES = 48 << 20, 100  # a reader may take so much memory, and so many times the file's size
+SECONDS, PATIENCE = (
+    20.0,
+    300.0,
+)  # for one small file: of computing, and of waiting, on a machine that others use too
+FREE_BYTES, TIMES = (
+    48 << 20,
+    100,
+)  # a reader may take so much memory, and so many times the file's size
 # Of each reader: in a default run, and in the long one.
 EXAMPLES = [pytest.param(1, id="short"), pytest.param(20, id="long", marks=pytest.mark.slow)]
 
@@ -52,7 +58,9 @@ def hunt(examples: int, cases: st.SearchStrategy, check: Callable[[Any], str]) -
     return counts
 
 
-def outcome(read: Callable[[], Any], errors: tuple[type[Exception], ...], path: Path, size: int) -> str:
+def outcome(
+    read: Callable[[], Any], errors: tuple[type[Exception], ...], path: Path, size: int
+) -> str:
     """'read', or 'refused' where read raised one of errors with the path in its message; all else fails."""
     message = None
     try:
@@ -72,7 +80,10 @@ def watched(size: int) -> Iterator[None]:
     def stop(number, frame):
         raise HangError(f"after {SECONDS:g} s of computing, or {PATIENCE:g} s, still reading")
 
-    timers = {signal.SIGPROF: (signal.ITIMER_PROF, SECONDS), signal.SIGALRM: (signal.ITIMER_REAL, PATIENCE)}
+    timers = {
+        signal.SIGPROF: (signal.ITIMER_PROF, SECONDS),
+        signal.SIGALRM: (signal.ITIMER_REAL, PATIENCE),
+    }
     before = {number: signal.signal(number, stop) for number in timers}
     for timer, seconds in timers.values():
         signal.setitimer(timer, seconds)
@@ -92,9 +103,22 @@ def watched(size: int) -> Iterator[None]:
 TOKENS = [
     *(bytes(n) for n in (1, 4, 8)),
     *(b"\xff" * n for n in (1, 2, 4, 8)),
-    *(number.to_bytes(8, "little", signed=True) for number in (1, -1, 2**31, 2**40, 2**62, -(2**63))),
+    *(
+        number.to_bytes(8, "little", signed=True)
+        for number in (1, -1, 2**31, 2**40, 2**62, -(2**63))
+    ),
     *(number.to_bytes(4, "big") for number in (1, 2**16, 2**31 - 1)),
-    *(b"-1", b"0", b"99999999999999999999", b"1e999", b"NaN", b"Infinity", b"null", b"true", b"9" * 5000),
+    *(
+        b"-1",
+        b"0",
+        b"99999999999999999999",
+        b"1e999",
+        b"NaN",
+        b"Infinity",
+        b"null",
+        b"true",
+        b"9" * 5000,
+    ),
     *(
         b"[" * 3000,
         b'{"a":' * 3000,
@@ -113,7 +137,11 @@ TOKENS = [
 
 def places() -> st.SearchStrategy[float]:
     """Where in a file: bytes from its beginning or its end, where headers and directories lie, or a share of its length."""
-    return st.one_of(st.integers(0, 400), st.integers(-400, -1), st.floats(0, 1, exclude_max=True, exclude_min=True))
+    return st.one_of(
+        st.integers(0, 400),
+        st.integers(-400, -1),
+        st.floats(0, 1, exclude_max=True, exclude_min=True),
+    )
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
@@ -160,9 +188,40 @@ RAW = {
     '"@beyond@"': "1e999",
 }
 VALUES = [
-    *(None, True, False, 0, 1, -1, 2, 3, 7, 10**6, 10**9, 10**12, 2**31, 2**62, 2**63, 2**64, -(10**30)),
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2,
+        3,
+        7,
+        10**6,
+        10**9,
+        10**12,
+        2**31,
+        2**62,
+        2**63,
+        2**64,
+        -(10**30),
+    ),
     *(0.5, -0.0, 1e-300, 1e300, math.nan, math.inf, -math.inf),
-    *("", "x", "0", "\ud800", "\0", "../../x", "/etc/passwd", "C:\\x", "a/b", "..", "<b>&", "y" * 5000),
+    *(
+        "",
+        "x",
+        "0",
+        "\ud800",
+        "\0",
+        "../../x",
+        "/etc/passwd",
+        "C:\\x",
+        "a/b",
+        "..",
+        "<b>&",
+        "y" * 5000,
+    ),
     *([], [1], ["x"], [[]], {}, {"a": 1}, {"": {}}, *(name.strip('"') for name in RAW)),
 ]
 
@@ -198,7 +257,13 @@ def json_edited(content: Any, edits: list[tuple]) -> bytes:
 
 
 def _paths(content: Any, prefix: tuple = ()) -> Iterator[tuple]:
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
     for name, value in items:
         yield (*prefix, name)
         yield from _paths(value, (*prefix, name))
@@ -242,7 +307,9 @@ def shuffled(items: list, edits: list[tuple[str, int, int]]) -> list:
 
 def shuffles() -> st.SearchStrategy[list[tuple[str, int, int]]]:
     edit = st.tuples(
-        st.sampled_from(("delete", "double", "swap", "copy")), st.integers(0, 10**6), st.integers(0, 10**6)
+        st.sampled_from(("delete", "double", "swap", "copy")),
+        st.integers(0, 10**6),
+        st.integers(0, 10**6),
     )
     return st.lists(edit, min_size=1, max_size=6)
 

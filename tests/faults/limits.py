@@ -42,7 +42,9 @@ os.execv(words[0], words)
 """
 
 
-def limited(words: list[str], *, largest_file: int | None = None, most_memory: int | None = None) -> list[str]:
+def limited(
+    words: list[str], *, largest_file: int | None = None, most_memory: int | None = None
+) -> list[str]:
     """A command under limits. largest_file: bytes; no file can grow beyond, writing fails as it does on a full disk.
     most_memory: bytes that the process may map."""
     for limit, size in ((resource.RLIMIT_FSIZE, largest_file), (resource.RLIMIT_AS, most_memory)):
@@ -52,9 +54,15 @@ def limited(words: list[str], *, largest_file: int | None = None, most_memory: i
 
 
 def command(
-    module: str, *arguments: object, largest_file: int | None = None, timeout: float = 300, **options
+    module: str,
+    *arguments: object,
+    largest_file: int | None = None,
+    timeout: float = 300,
+    **options,
 ) -> subprocess.CompletedProcess:
     """python -m MODULE ARGUMENTS in a process of its own, its output as text. largest_file: see `limited`."""
     words = limited([sys.executable, "-m", module, *map(str, arguments)], largest_file=largest_file)
     options["env"] = os.environ | options.get("env", {})
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False, **options)
+    return subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False, **options
+    )

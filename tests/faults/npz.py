@@ -8,14 +8,73 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-NUMBERS = [-1, 0, 1, 2, 5, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63), float("nan"), float("inf"), -1e30, 0.5]
-TYPES = ["<f8", "<f4", "<f2", "<i8", "<i4", "|i1", "<u8", "|u1", "|b1", "<U3", "|S4", "<c16", ">i8", "<M8[s]"]
-CLAIMS = [*TYPES, "|O", "|V8", "|V1000000000", "<U1000000", "|V0", [("a", "<i8")], "nonsense", None, 7]
-SHAPES = [(), (0,), (1,), (2,), (10**12,), (2, 10**9), (1,) * 40, (-1,), (2**62, 4), (0, 10**12), (1.5,), "x"]
+NUMBERS = [
+    -1,
+    0,
+    1,
+    2,
+    5,
+    2**31,
+    2**40,
+    2**62,
+    2**63 - 1,
+    -(2**63),
+    float("nan"),
+    float("inf"),
+    -1e30,
+    0.5,
+]
+TYPES = [
+    "<f8",
+    "<f4",
+    "<f2",
+    "<i8",
+    "<i4",
+    "|i1",
+    "<u8",
+    "|u1",
+    "|b1",
+    "<U3",
+    "|S4",
+    "<c16",
+    ">i8",
+    "<M8[s]",
+]
+CLAIMS = [
+    *TYPES,
+    "|O",
+    "|V8",
+    "|V1000000000",
+    "<U1000000",
+    "|V0",
+    [("a", "<i8")],
+    "nonsense",
+    None,
+    7,
+]
+SHAPES = [
+    (),
+    (0,),
+    (1,),
+    (2,),
+    (10**12,),
+    (2, 10**9),
+    (1,) * 40,
+    (-1,),
+    (2**62, 4),
+    (0, 10**12),
+    (1.5,),
+    "x",
+]
 
 
 def npy(
-    array: np.ndarray, *, descr: Any = None, shape: Any = None, fortran: Any = False, version: bytes = b"\1\0"
+    array: np.ndarray,
+    *,
+    descr: Any = None,
+    shape: Any = None,
+    fortran: Any = False,
+    version: bytes = b"\1\0",
 ) -> bytes:
     """An .npy file of the array, whose header may say something else."""
     header = {
@@ -27,7 +86,12 @@ def npy(
     return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text + array.tobytes()
 
 
-def npz(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED, *, one_copy: bool = False) -> bytes:
+def npz(
+    members: list[tuple[str, bytes]],
+    compression: int = zipfile.ZIP_STORED,
+    *,
+    one_copy: bool = False,
+) -> bytes:
     """A zip archive; names may come twice. one_copy: the content of equal names is stored once."""
     stream = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", compression) as file:
@@ -69,7 +133,8 @@ def edited_arrays(arrays: dict[str, np.ndarray]) -> st.SearchStrategy[bytes]:
         st.sampled_from(sorted(arrays)),
     )
     return st.tuples(
-        st.lists(edit, min_size=1, max_size=3), st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+        st.lists(edit, min_size=1, max_size=3),
+        st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)),
     ).map(lambda case: _assembled(arrays, *case))
 
 
@@ -106,4 +171,7 @@ def _assembled(arrays: dict[str, np.ndarray], edits: list[tuple], compression: i
         if kind == "delete":
             del values[name]
     members = [(f"{name}.npy", npy(array, **said)) for name, (array, said) in values.items()]
-    return npz(members + [member for member in members if member[0].removesuffix(".npy") in doubled], compression)
+    return npz(
+        members + [member for member in members if member[0].removesuffix(".npy") in doubled],
+        compression,
+    )

@@ -10,10 +10,23 @@ import numpy as np
 import soundfile
 from fuzz import damaged, hunt
 
-from jaxsep.data.audio import DataError, audio_blocks, audio_info, read_audio
+from jaxsep.data.audio import audio_blocks, audio_info, read_audio
+from jaxsep.errors import DataError
 
-FORMATS = [("wav", "FLOAT"), ("wav", "PCM_16"), ("wav", "IMA_ADPCM"), ("flac", "PCM_16"), ("ogg", "VORBIS")]
-FORMATS += [("mp3", "MPEG_LAYER_III"), ("aiff", "PCM_24"), ("w64", "PCM_16"), ("caf", "PCM_16"), ("au", "ULAW")]
+FORMATS = [
+    ("wav", "FLOAT"),
+    ("wav", "PCM_16"),
+    ("wav", "IMA_ADPCM"),
+    ("flac", "PCM_16"),
+    ("ogg", "VORBIS"),
+]
+FORMATS += [
+    ("mp3", "MPEG_LAYER_III"),
+    ("aiff", "PCM_24"),
+    ("w64", "PCM_16"),
+    ("caf", "PCM_16"),
+    ("au", "ULAW"),
+]
 FORMATS += [("rf64", "PCM_16")]
 GROWTH = 150 << 20  # bytes that reading a small file may take
 SECONDS = 20

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from limits import fill, small_disk
 from runs import arguments, assert_same, last_state, summary
 
+from jaxsep.errors import RunError
 from jaxsep.main import main
-from jaxsep.training.checkpoint import MANIFEST, PROGRESS, Checkpoints, RunError
+from jaxsep.training.checkpoint import MANIFEST, PROGRESS, Checkpoints
 from jaxsep.training.state import create_state, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("pack_cache")
@@ -23,7 +24,10 @@ TX = make_optimizer(1e-3, clip_norm=5.0)
 
 def state_of(seed):
     rng = np.random.default_rng(seed)
-    params = {"w": rng.standard_normal((30, 7)).astype(np.float32), "b": {"c": np.float32(rng.standard_normal(5))}}
+    params = {
+        "w": rng.standard_normal((30, 7)).astype(np.float32),
+        "b": {"c": np.float32(rng.standard_normal(5))},
+    }
     return create_state(params, TX, ema=True)
 
 
@@ -69,12 +73,18 @@ DAMAGES = {
     "each file deleted": ("*", Path.unlink),
     "a file more": ("", lambda newest: (newest / "state" / "more").write_text("x")),
     "the state deleted": ("", lambda newest: shutil.rmtree(newest / "state")),
-    "everything deleted but the folder": ("", lambda newest: [shutil.rmtree(newest), newest.mkdir()]),
+    "everything deleted but the folder": (
+        "",
+        lambda newest: [shutil.rmtree(newest), newest.mkdir()],
+    ),
     "a file in its place": ("", lambda newest: [shutil.rmtree(newest), newest.write_text("x")]),
     "a manifest that is no JSON": (MANIFEST, write("{")),
     "a manifest that is a list": (MANIFEST, write("[]")),
     "a manifest without end": (MANIFEST, write("[" * 100_000)),
-    "a manifest that lists other folders": (MANIFEST, write('{"../1/progress.json": {"bytes": 0}}')),
+    "a manifest that lists other folders": (
+        MANIFEST,
+        write('{"../1/progress.json": {"bytes": 0}}'),
+    ),
     "a manifest with other checksums": (
         MANIFEST,
         lambda p: p.write_text(p.read_text().replace('"sha256": "', '"sha256": "0')),
@@ -135,7 +145,8 @@ def test_what_is_no_number_is_not_saved(pair, tmp_path, number):
     broken = state_of(3)
     broken.params["b"]["c"] = broken.params["b"]["c"].at[2].set(number)
     with pytest.raises(
-        RunError, match=r"last/3: not written, \['params'\]\['b'\]\['c'\] holds what is no finite number"
+        RunError,
+        match=r"last/3: not written, \['params'\]\['b'\]\['c'\] holds what is no finite number",
     ):
         Checkpoints(folder).save("last", broken, {})
     with pytest.raises(RunError, match="last/3: cannot be written"):
@@ -148,7 +159,8 @@ def test_a_full_disk_costs_no_checkpoint_but_the_new_one(pair, tmp_path):
         folder = copy_of(pair, disk / "copy")
         fill(disk)
         with pytest.raises(
-            RunError, match=r"last/3: cannot be written \(it takes up to 1\.0 MB, and 0\.0 MB are free\)"
+            RunError,
+            match=r"last/3: cannot be written \(it takes up to 1\.0 MB, and 0\.0 MB are free\)",
         ):
             Checkpoints(folder).save("last", state_of(3), {"epoch": 3})
         assert Checkpoints(folder).restore("last", state_of(0))[1] == {"epoch": 2}
@@ -202,7 +214,9 @@ def test_no_change_of_bytes_gives_another_state(pair, tmp_path_factory, place, c
 @pytest.mark.slow
 @given(place=st.integers(0, 100), changes=changes)
 @settings(max_examples=3000)
-def test_no_change_of_bytes_gives_another_state_in_thousands(pair, tmp_path_factory, place, changes):
+def test_no_change_of_bytes_gives_another_state_in_thousands(
+    pair, tmp_path_factory, place, changes
+):
     check_mutation(pair, tmp_path_factory.getbasetemp() / "mutated", place, changes)
 
 
@@ -241,7 +255,11 @@ def test_results_are_of_the_checkpoint_that_was_read_where_the_best_is_damaged(t
     assert main(arguments(workdir)) == 0
     assert "the results are of the last epoch" in capsys.readouterr().out
     found = summary(workdir)
-    assert found["best"] == {"epoch": 2, "metric": "mean", "value": found["val"]["si_sdri"]["combined"]["mean"]}
+    assert found["best"] == {
+        "epoch": 2,
+        "metric": "mean",
+        "value": found["val"]["si_sdri"]["combined"]["mean"],
+    }
     means = [found[split]["si_sdri"]["combined"]["mean"] for split in ("test", "test_last")]
     assert means[0] == pytest.approx(means[1], abs=1e-3)
 
@@ -251,10 +269,18 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew_by_itself(t
     assert main(arguments(workdir, train__num_epochs=1)) == 0
     for checkpoint in (workdir / "checkpoints" / "last").iterdir():
         flip(checkpoint / PROGRESS)
-    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != "lock"}
+    before = {
+        path: path.read_bytes()
+        for path in workdir.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
     assert main(arguments(workdir)) == 1
     assert "None is left: a run without" in capsys.readouterr().err
-    changed = [path for path, content in before.items() if path.read_bytes() != content and path.name != "config.json"]
+    changed = [
+        path
+        for path, content in before.items()
+        if path.read_bytes() != content and path.name != "config.json"
+    ]
     assert changed == []
     shutil.rmtree(workdir / "checkpoints")
     assert main(arguments(workdir)) == 0

@@ -23,8 +23,7 @@ from trees import write_tree, write_wsj0
 from configs import default
 from jaxsep.config import load as settings
 from jaxsep.config import schema as rules
-from jaxsep.config.load import SettingsError
-from jaxsep.data.audio import DataError
+from jaxsep.errors import ConfigError, DataError
 from jaxsep.main import main
 from jaxsep.training.build import Parts, build, build_step, fresh_state
 from jaxsep.training.devices import Devices
@@ -32,7 +31,11 @@ from jaxsep.training.devices import Devices
 GAMMA = "weighting.gamma"
 # Legal values that change what is compiled or computed; every network is small.
 SANE = {
-    "data.slots": [("speech", "environment"), ("speech", "speech"), ("speech:0.5,environment:0.5", "environment")],
+    "data.slots": [
+        ("speech", "environment"),
+        ("speech", "speech"),
+        ("speech:0.5,environment:0.5", "environment"),
+    ],
     "data.active_counts": [(), (0.5, 0.5)],
     "data.short_clips": ["pad", "skip"],
     "data.premixed_root": ["", "", "", "wsj0"],
@@ -60,7 +63,22 @@ SANE = {
 # None of them legal and large: whatever is accepted stays small.
 ODD = [
     *(0, 1, -1, 2, 3, 2**31, 2**32, 2**63, 2**64, 10**30, -(10**400)),
-    *(0.0, -0.0, 0.5, -0.5, 1.0, 1e-3, 1e-30, 5e-324, 1e30, 1e39, 1e308, math.nan, math.inf, -math.inf),
+    *(
+        0.0,
+        -0.0,
+        0.5,
+        -0.5,
+        1.0,
+        1e-3,
+        1e-30,
+        5e-324,
+        1e30,
+        1e39,
+        1e308,
+        math.nan,
+        math.inf,
+        -math.inf,
+    ),
     *(True, False, None, 1j, b"speech"),
     *(
         "",
@@ -79,8 +97,25 @@ ODD = [
         "/proc/nowhere",
     ),
     *("\0", "two\nlines", "é\udcff", "%s{}", "x" * 5000),
-    *((), (0,), (1.0,), (0.5, 0.5), (0.2, 0.2), (math.nan, 1.0), (1, 0), (1e-30, 1e30), ("speech",), ("speech",) * 9),
-    *(("speech:2", "environment"), ("music", "speech"), ("speech:nan", "speech"), ("speech", ""), (("speech",), "x")),
+    *(
+        (),
+        (0,),
+        (1.0,),
+        (0.5, 0.5),
+        (0.2, 0.2),
+        (math.nan, 1.0),
+        (1, 0),
+        (1e-30, 1e30),
+        ("speech",),
+        ("speech",) * 9,
+    ),
+    *(
+        ("speech:2", "environment"),
+        ("music", "speech"),
+        ("speech:nan", "speech"),
+        ("speech", ""),
+        (("speech",), "x"),
+    ),
     *(
         ["speech", "environment"],
         {},
@@ -120,9 +155,12 @@ FIELDS = sorted([*settings.fields(default.get_config()), GAMMA])
 def changes(draw, most: int) -> dict[str, object]:
     """Values of some fields: sane ones of several, odd ones of up to `most`; a field may be missing (...) or unknown."""
     chosen = {
-        name: draw(st.sampled_from(SANE[name])) for name in draw(st.sets(st.sampled_from(sorted(SANE)), max_size=5))
+        name: draw(st.sampled_from(SANE[name]))
+        for name in draw(st.sets(st.sampled_from(sorted(SANE)), max_size=5))
     }
-    for name in draw(st.lists(st.sampled_from([*FIELDS, "train.batchsize"]), max_size=most, unique=True)):
+    for name in draw(
+        st.lists(st.sampled_from([*FIELDS, "train.batchsize"]), max_size=most, unique=True)
+    ):
         chosen[name] = draw(st.sampled_from([*ODD, ...]))
     return chosen
 
@@ -130,7 +168,11 @@ def changes(draw, most: int) -> dict[str, object]:
 def source(value: object) -> str:
     """A literal of the value in a Python file that knows nan and inf."""
     if isinstance(value, dict):
-        return "ConfigDict({" + ", ".join(f"{name!r}: {source(item)}" for name, item in value.items()) + "})"
+        return (
+            "ConfigDict({"
+            + ", ".join(f"{name!r}: {source(item)}" for name, item in value.items())
+            + "})"
+        )
     return repr(value)
 
 
@@ -165,7 +207,7 @@ def attempt(config: Path, workdir: Path) -> Parts | None:
     """The parts of an experiment, or None where the command refuses the configuration as it should."""
     try:
         return build(settings.load(str(config), [], rules.problems))
-    except (SettingsError, DataError) as error:
+    except (ConfigError, DataError) as error:
         refused(config, workdir, str(error))
     return None
 
@@ -194,7 +236,10 @@ def one_step(parts: Parts) -> None:
 def check(recordings: Path, changed: dict[str, object], *, train: bool) -> None:
     note(repr(changed))
     with tempfile.TemporaryDirectory() as folder:
-        config, workdir = write_config(Path(folder), fields_of(recordings, changed)), Path(folder) / "run"
+        config, workdir = (
+            write_config(Path(folder), fields_of(recordings, changed)),
+            Path(folder) / "run",
+        )
         with contextlib.chdir(folder):  # where a relative data.cache_dir ends up
             parts = attempt(config, workdir)
             event("refused" if parts is None else "accepted")

@@ -24,7 +24,22 @@ from jaxsep.training.step import separation_loss_fn
 SHAPES = ((1, 64), (2, 64), (3, 64), (4, 64), (5, 64), (2, 1), (5, 1))  # sources, samples
 EXAMPLES = settings(max_examples=50, derandomize=True, deadline=None, database=None)
 # What an estimate is to the source at its place: noise of this level (dB below the source) is added, or …
-RELATIONS = ("perfect", "turned over", "silent", "constant", "unrelated", -60, -40, -20, 0, 10, 20, 40, 60, 80)
+RELATIONS = (
+    "perfect",
+    "turned over",
+    "silent",
+    "constant",
+    "unrelated",
+    -60,
+    -40,
+    -20,
+    0,
+    10,
+    20,
+    40,
+    60,
+    80,
+)
 
 
 class Case(NamedTuple):
@@ -42,9 +57,15 @@ def cases(draw, shapes=SHAPES, largest=6, offsets=(0, 0, 0.3, -30, 1000)) -> Cas
     count, samples = draw(st.sampled_from(shapes))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     exponents = st.floats(-largest, largest)
-    sources, estimates, active = np.zeros((count, samples)), np.zeros((count, samples)), np.ones(count, bool)
+    sources, estimates, active = (
+        np.zeros((count, samples)),
+        np.zeros((count, samples)),
+        np.ones(count, bool),
+    )
     kinds = ("sound", "sound", "sound", "silent", "constant", "inactive")
-    common = 10 ** draw(exponents)  # sources of very different scales would leave nothing of one another in the mixture
+    common = 10 ** draw(
+        exponents
+    )  # sources of very different scales would leave nothing of one another in the mixture
     for n in range(count):
         noise = rng.standard_normal(samples)
         kind = draw(st.sampled_from(kinds))
@@ -88,7 +109,9 @@ def twin_si_sdr(estimate: np.ndarray, source: np.ndarray, zero_mean: bool = True
 
 
 def twin_pairwise(estimates: np.ndarray, sources: np.ndarray, zero_mean: bool = True) -> np.ndarray:
-    return np.array([[twin_si_sdr(estimate, source, zero_mean) for estimate in estimates] for source in sources])
+    return np.array(
+        [[twin_si_sdr(estimate, source, zero_mean) for estimate in estimates] for source in sources]
+    )
 
 
 class Twin(NamedTuple):
@@ -113,11 +136,16 @@ def twin_losses(case: Case, improvement: bool = True) -> Twin:
     margin = ranked[0][0] - ranked[1][0] if len(ranked) > 1 else np.inf
     scores = pairwise[np.arange(len(own)), best]
     power = np.sum(case.mixture.astype(np.float64) ** 2) or 1.0
-    energies = 10 * np.log10(np.sum(case.estimates[list(best)].astype(np.float64) ** 2, axis=1) / power + 1e-3)
+    energies = 10 * np.log10(
+        np.sum(case.estimates[list(best)].astype(np.float64) ** 2, axis=1) / power + 1e-3
+    )
     if rows.size == 1:
         heard, si_sdri = 10 * np.log10(10 ** (-scores / 10) + 1e-3), 0 * scores
     else:
-        heard, si_sdri = (own - scores if improvement else -scores), np.where(case.active, scores - own, 0.0)
+        heard, si_sdri = (
+            (own - scores if improvement else -scores),
+            np.where(case.active, scores - own, 0.0),
+        )
     return Twin(np.where(case.active, heard, energies), si_sdri, margin)
 
 
@@ -125,7 +153,9 @@ def assert_close(found, expected, beyond: np.ndarray | None = None) -> None:
     """Within 1e-3 dB, or 0.05 dB where `beyond` (by default expected) leaves ±60 dB."""
     found, expected = np.asarray(found), np.asarray(expected)
     far = np.abs(expected if beyond is None else beyond) > 60
-    np.testing.assert_array_less(np.abs(found - expected), np.where(far, 0.05, 1e-3), err_msg=f"{found}\n{expected}")
+    np.testing.assert_array_less(
+        np.abs(found - expected), np.where(far, 0.05, 1e-3), err_msg=f"{found}\n{expected}"
+    )
 
 
 si_sdr = jax.jit(jaxsep.si_sdr, static_argnames="zero_mean")
@@ -139,7 +169,9 @@ def loss_and_gradient(estimates, sources, mixture, active, improvement=True):
     """(losses [N], si_sdri [N]), gradient of the losses' sum [N, T]."""
 
     def total(estimates):
-        found = separation_losses(estimates, sources, mixture, active=active, improvement=improvement)
+        found = separation_losses(
+            estimates, sources, mixture, active=active, improvement=improvement
+        )
         return jnp.sum(found[0]), found
 
     gradient, found = jax.grad(total, has_aux=True)(estimates)
@@ -168,9 +200,14 @@ def test_losses_are_those_of_a_float64_twin_and_their_gradients_finite(case, imp
     scores = np.abs(expected.losses).max()  # a sum of scores is as exact as the largest of them
     np.testing.assert_array_equal(np.asarray(si_sdri)[~case.active], 0.0)
     if expected.margin > 0.2:
-        far = np.full(len(losses), 100.0 if np.abs(twin_pairwise(case.estimates, case.sources)).max() > 60 else scores)
+        far = np.full(
+            len(losses),
+            100.0 if np.abs(twin_pairwise(case.estimates, case.sources)).max() > 60 else scores,
+        )
         assert_close(si_sdri, expected.si_sdri, beyond=far)
-        heard = case.active | (np.sum(~case.active) == 1)  # several slots without sound share what is left in any order
+        heard = case.active | (
+            np.sum(~case.active) == 1
+        )  # several slots without sound share what is left in any order
         assert_close(np.asarray(losses)[heard], expected.losses[heard], beyond=far[heard])
         assert_close(np.sum(losses), np.sum(expected.losses), beyond=far.max())
 
@@ -182,12 +219,18 @@ def test_the_order_of_sources_and_of_estimates_is_of_no_account(case, seed):
     count = len(case.sources)
     order = rng.permutation(count)
     pairwise = pairwise_si_sdr(case.estimates, case.sources)
-    np.testing.assert_array_equal(pairwise_si_sdr(case.estimates, case.sources[order]), np.asarray(pairwise)[order])
-    np.testing.assert_array_equal(pairwise_si_sdr(case.estimates[order], case.sources), np.asarray(pairwise)[:, order])
+    np.testing.assert_array_equal(
+        pairwise_si_sdr(case.estimates, case.sources[order]), np.asarray(pairwise)[order]
+    )
+    np.testing.assert_array_equal(
+        pairwise_si_sdr(case.estimates[order], case.sources), np.asarray(pairwise)[:, order]
+    )
     (losses, si_sdri), gradient = jax.tree.map(np.asarray, loss_and_gradient(*case))
     shuffled = case._replace(sources=case.sources[order], active=case.active[order])
     moved = case._replace(estimates=case.estimates[order])
-    of_shuffled, of_moved = (jax.tree.map(np.asarray, loss_and_gradient(*changed)) for changed in (shuffled, moved))
+    of_shuffled, of_moved = (
+        jax.tree.map(np.asarray, loss_and_gradient(*changed)) for changed in (shuffled, moved)
+    )
     # Of several best permutations any may be taken: what they share is the sum over the active sources.
     total = np.sum(losses[case.active])
     assert np.sum(of_shuffled[0][0][shuffled.active]) == pytest.approx(total, abs=1e-3)
@@ -210,7 +253,9 @@ def test_permutation_scores_and_improvement_fit_together(case):
     permutation, scores = best_permutation(pairwise, active=case.active)
     assert sorted(np.asarray(permutation)) == list(range(len(case.sources)))
     rows = np.arange(len(case.sources))
-    np.testing.assert_array_equal(scores, np.where(case.active, np.asarray(pairwise)[rows, permutation], 0.0))
+    np.testing.assert_array_equal(
+        scores, np.where(case.active, np.asarray(pairwise)[rows, permutation], 0.0)
+    )
     totals = [
         float(np.sum(np.asarray(pairwise, np.float64)[rows, order][case.active]))
         for order in map(list, itertools.permutations(rows))
@@ -218,14 +263,23 @@ def test_permutation_scores_and_improvement_fit_together(case):
     assert float(np.sum(np.asarray(scores, np.float64))) == pytest.approx(max(totals), abs=1e-3)
     improvement = si_sdr_improvement(case.estimates, case.sources, case.mixture, active=case.active)
     own = si_sdr(np.broadcast_to(case.mixture, case.sources.shape), case.sources)
-    np.testing.assert_allclose(improvement, np.where(case.active, scores - own, 0.0), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(
+        improvement, np.where(case.active, scores - own, 0.0), rtol=0, atol=1e-3
+    )
 
 
 @EXAMPLES
-@given(case=cases(shapes=SHAPES[2:4], largest=0, offsets=(0, 10)), dtype=st.sampled_from(["bfloat16", "float16"]))
+@given(
+    case=cases(shapes=SHAPES[2:4], largest=0, offsets=(0, 10)),
+    dtype=st.sampled_from(["bfloat16", "float16"]),
+)
 def test_low_precision_is_computed_in_float32_throughout(case, dtype):
-    low = case._replace(**{name: jnp.asarray(getattr(case, name), dtype) for name in ("estimates", "mixture")})
-    wide = low._replace(**{name: getattr(low, name).astype(jnp.float32) for name in ("estimates", "mixture")})
+    low = case._replace(
+        **{name: jnp.asarray(getattr(case, name), dtype) for name in ("estimates", "mixture")}
+    )
+    wide = low._replace(
+        **{name: getattr(low, name).astype(jnp.float32) for name in ("estimates", "mixture")}
+    )
     (losses, si_sdri), gradient = loss_and_gradient(*low)
     (expected, expected_si_sdri), _ = loss_and_gradient(*wide)
     assert losses.dtype == jnp.float32
@@ -238,7 +292,9 @@ def test_low_precision_is_computed_in_float32_throughout(case, dtype):
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-20, 1.0, 1e18, 1e20, 1e30])
 @pytest.mark.parametrize("mixture_scale", [0.0, 1e-20, 1.0, 1e20])
 @pytest.mark.parametrize("tolerance_db", [1e-3])
-def test_signals_whose_squares_leave_float32_give_finite_losses_and_gradients(scale, mixture_scale, tolerance_db):
+def test_signals_whose_squares_leave_float32_give_finite_losses_and_gradients(
+    scale, mixture_scale, tolerance_db
+):
     rng = np.random.default_rng(0)
     sources, noise = rng.standard_normal((2, 3, 64))
     active = np.array([True, False, True])
@@ -265,7 +321,9 @@ def test_an_estimate_that_is_no_number_is_never_read_as_silence(value, slot):
         assert not np.all(np.isfinite(gradient))
 
 
-@pytest.mark.parametrize(("family", "granularity"), [("original", "example"), ("improved", "source")])
+@pytest.mark.parametrize(
+    ("family", "granularity"), [("original", "example"), ("improved", "source")]
+)
 def test_gradients_of_a_network_are_finite_on_mixtures_of_nothing(family, granularity):
     """A silent mixture without active slots, a constant one, and one sound alone, beside a mixture of two sounds."""
     module, params = network(family)
@@ -284,6 +342,8 @@ def test_gradients_of_a_network_are_finite_on_mixtures_of_nothing(family, granul
 
     gradient, (losses, si_sdri) = jax.grad(of, has_aux=True)(params)
     assert np.all(np.isfinite(losses))
-    np.testing.assert_array_equal(np.isfinite(si_sdri), [False, False, False, True])  # no improvement where none can be
+    np.testing.assert_array_equal(
+        np.isfinite(si_sdri), [False, False, False, True]
+    )  # no improvement where none can be
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
     assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))

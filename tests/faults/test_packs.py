@@ -17,9 +17,9 @@ from limits import command, small_disk
 from runs import ROOT
 from trees import RATE, noise, write, write_tree, write_wsj0
 
-from jaxsep.data.audio import DataError
 from jaxsep.data.mixtures.premixed import prepare_premixed
 from jaxsep.data.packs.corpus import open_packed, prepare
+from jaxsep.errors import DataError
 from jaxsep.prepare import main
 
 
@@ -28,7 +28,11 @@ def folder_of(packed) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def same_size_and_time(path: Path, content: bytes) -> None:
@@ -43,16 +47,22 @@ def test_a_full_disk_at_any_moment_leaves_earlier_packs_and_nothing_else(tmp_pat
     first, second = (write_tree(tmp_path / name, classes=1, clips=1, seconds=1) for name in "ab")
     write(second / "train/c0/0.wav", noise(9, RATE))
     needed = sum(
-        -(-path.stat().st_size // 4096) for path in folder_of(prepare(second, "speech", RATE, tmp_path)).iterdir()
+        -(-path.stat().st_size // 4096)
+        for path in folder_of(prepare(second, "speech", RATE, tmp_path)).iterdir()
     )
     with small_disk(tmp_path / "disk", 1024) as disk:
         prepare(first, "speech", RATE, disk)
         earlier, names = contents(disk), os.listdir(disk)
         filler = disk / "filler"
-        for pages in range(needed):  # every page that audio, index and header take is the first that cannot be written
+        for pages in range(
+            needed
+        ):  # every page that audio, index and header take is the first that cannot be written
             space = os.statvfs(disk)
             filler.write_bytes(bytes((space.f_bavail - pages) * space.f_bsize))
-            with pytest.raises(DataError, match=r"disk/speech-8000-.*: cannot be written \(No space left on device\)"):
+            with pytest.raises(
+                DataError,
+                match=r"disk/speech-8000-.*: cannot be written \(No space left on device\)",
+            ):
                 prepare(second, "speech", RATE, disk, progress=False)
             filler.unlink()
             assert os.listdir(disk) == names, "no temporary folder is left"
@@ -113,10 +123,14 @@ for last in range(1, 99):
 def test_a_pack_killed_at_any_step_is_whole_or_not_there(tmp_path):
     root = write_tree(tmp_path / "root", classes=1, clips=1)
     done = subprocess.run(
-        [sys.executable, "-c", KILLS, root, tmp_path / "packs"], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", KILLS, root, tmp_path / "packs"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
-    # Flushed to disk before they get their names: audio, index, header, the folder that holds them; last the folder around it.
-    steps = ["fsync", "fsync", "replace", "fsync", "replace", "fsync", "rename", "fsync"]
+    # Flushed to disk: audio, index, header and the folder that holds them; after the rename the folder around it.
+    steps = ["fsync", "fsync", "fsync", "fsync", "rename", "fsync"]
     assert done.stdout.split() == steps
     whole = contents(folder_of(prepare(root, "speech", RATE, tmp_path / "whole")))
     for number in range(1, len(steps) + 1):
@@ -146,7 +160,9 @@ def test_an_interrupted_pack_leaves_nothing(tmp_path):
 def test_processes_that_pack_the_same_at_once_agree(tmp_path):
     root, packs = write_tree(tmp_path / "root"), tmp_path / "packs"
     words = [sys.executable, "-m", "jaxsep.prepare", root, "--name", "speech", "-o", packs]
-    running = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [
+        subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
     printed = {process.communicate(timeout=120)[0] for process in running}
     assert [process.returncode for process in running] == [0, 0, 0]
     assert len(printed) == 1
@@ -198,11 +214,18 @@ def test_a_changed_premixed_set_is_packed_again(tmp_path, act):
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory):
     return folder_of(
-        prepare(write_tree(tmp_path_factory.mktemp("root")), "speech", RATE, tmp_path_factory.mktemp("packs"))
+        prepare(
+            write_tree(tmp_path_factory.mktemp("root")),
+            "speech",
+            RATE,
+            tmp_path_factory.mktemp("packs"),
+        )
     )
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(part=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
 def test_no_byte_of_an_index_changes_unseen(pack, part, change):
     index = pack / "index.npz"
@@ -211,7 +234,9 @@ def test_no_byte_of_an_index_changes_unseen(pack, part, change):
     damaged[int(part * len(content))] ^= change
     try:
         index.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"index.npz: is damaged \(its SHA-256 .* pack the corpus again"):
+        with pytest.raises(
+            DataError, match=r"index.npz: is damaged \(its SHA-256 .* pack the corpus again"
+        ):
             open_packed(pack)
     finally:
         index.write_bytes(content)
@@ -227,7 +252,10 @@ def test_a_changed_byte_of_the_audio_is_noticed_by_verify(tmp_path, capsys, part
     audio.write_bytes(content)
     assert main([str(root), "--name", "environment", "-o", str(packs), "--verify"]) == 2
     said = capsys.readouterr()
-    assert f"  {audio}: is damaged (SHA-256 {hashlib.sha256(content).hexdigest()[:12]}, written was " in said.err
+    assert (
+        f"  {audio}: is damaged (SHA-256 {hashlib.sha256(content).hexdigest()[:12]}, written was "
+        in said.err
+    )
     assert len(said.err.splitlines()) == 2
 
 

@@ -19,21 +19,26 @@ from trees import RATE, sign_pack, write, write_esc50, write_libri2mix, write_tr
 import jaxsep
 from jaxsep import separate
 from jaxsep.config import load as settings
-from jaxsep.config.load import SettingsError
-from jaxsep.data.audio import DataError, audio_info, read_audio
+from jaxsep.data.audio import audio_info, read_audio
 from jaxsep.data.layouts import read_layout
 from jaxsep.data.mixtures.premixed import open_premixed, prepare_premixed
 from jaxsep.data.packs.corpus import open_packed, prepare
 from jaxsep.data.packs.format import pack_paths
 from jaxsep.data.unpack import BadArchive, unpack
-from jaxsep.inference.bundle import BundleError, load_bundle, save_bundle
+from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
+from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.main import main
 from jaxsep.report import __main__ as report
-from jaxsep.report.runs import ReportError, read_runs
+from jaxsep.report.runs import read_runs
 from jaxsep.training.experiment import evaluate_run, finished
 from jaxsep.training.workdir import read_config
 
-ENTRIES = [(1, 0, "dog", "1", "A"), (4, 10, "rain", "2", "A"), (5, 0, "dog", "3", "A"), (5, 10, "rain", "4", "A")]
+ENTRIES = [
+    (1, 0, "dog", "1", "A"),
+    (4, 10, "rain", "2", "A"),
+    (5, 0, "dog", "3", "A"),
+    (5, 10, "rain", "4", "A"),
+]
 # What may not be a class: its name becomes part of the names of the excerpts that a run leaves.
 NAMES = ["../../x", "/x", "a/b", "a\\b", "..", ".", "", "\ud800", "a\0b", "y" * 201, "ü" * 101]
 
@@ -42,20 +47,39 @@ NAMES = ["../../x", "/x", "a/b", "a\\b", "..", ".", "", "\ud800", "a\0b", "y" * 
 def packs(tmp_path_factory):
     """Folders of a packed corpus and of a packed premixed set."""
     place = tmp_path_factory.mktemp("packs")
-    corpus = prepare(write_tree(place / "tree", seconds=0.5), "speech", RATE, place / "cache", progress=False)
-    premixed = prepare_premixed(write_libri2mix(place / "libri"), RATE, place / "cache", progress=False)
-    return {"corpus": Path(corpus.audio.filename).parent, "premixed": Path(premixed.audio.filename).parent}
+    corpus = prepare(
+        write_tree(place / "tree", seconds=0.5), "speech", RATE, place / "cache", progress=False
+    )
+    premixed = prepare_premixed(
+        write_libri2mix(place / "libri"), RATE, place / "cache", progress=False
+    )
+    return {
+        "corpus": Path(corpus.audio.filename).parent,
+        "premixed": Path(premixed.audio.filename).parent,
+    }
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.wav", "{}/secret.wav", "x/../../secret.wav", "C:x.wav", "a\\b.wav", "..", ".", "a\0.wav"]
+    "name",
+    [
+        "../secret.wav",
+        "{}/secret.wav",
+        "x/../../secret.wav",
+        "C:x.wav",
+        "a\\b.wav",
+        "..",
+        ".",
+        "a\0.wav",
+    ],
 )
 def test_files_of_esc50_s_table_lie_in_its_folder(tmp_path, name):
     root = write_esc50(tmp_path / "root", ENTRIES)
     write(tmp_path / "root" / "secret.wav", np_noise(4000))
     table = root / "meta" / "esc50.csv"
     table.write_text(table.read_text().replace("1-1-A-0.wav", name.format(root), 1))
-    with pytest.raises(DataError, match=r"esc50\.csv, line 2: filename is .* must be the name of a file in audio/"):
+    with pytest.raises(
+        DataError, match=r"esc50\.csv, line 2: filename is .* must be the name of a file in audio/"
+    ):
         prepare(root, "environment", RATE, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -103,14 +127,22 @@ def edit_header(folder, change):
 def test_a_run_on_a_pack_with_such_a_class_writes_nothing(packs, tmp_path, capsys):
     """Its excerpts would be written to tmp_path/escaped.wav."""
     folder = shutil.copytree(packs["corpus"], tmp_path / "pack")
-    edit_header(folder, lambda header: header["class_names"].__setitem__(0, "../../../../../escaped"))
-    given = {"data__speech_root": folder, "data__slots": "('speech','speech')", "train__num_epochs": 1}
+    edit_header(
+        folder, lambda header: header["class_names"].__setitem__(0, "../../../../../escaped")
+    )
+    given = {
+        "data__speech_root": folder,
+        "data__slots": "('speech','speech')",
+        "train__num_epochs": 1,
+    }
     assert main(arguments(tmp_path / "run", "curriculum.py", **given)) == 2
     assert "'../../../../../escaped' cannot be the name of a class" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["pack"]
 
 
-@pytest.mark.parametrize("roles", [("mix_clean", "../dev/s1"), ("mix_clean", "s1/../s2"), ("/tmp", "s1")])
+@pytest.mark.parametrize(
+    "roles", [("mix_clean", "../dev/s1"), ("mix_clean", "s1/../s2"), ("/tmp", "s1")]
+)
 def test_roles_are_names_of_folders(tmp_path, roles):
     root = write_libri2mix(tmp_path / "libri")
     with pytest.raises(DataError, match=r"data\.premixed_roles: .* cannot be the name of a class"):
@@ -129,12 +161,21 @@ def test_the_paths_in_a_pack_and_a_model_are_never_opened(packs, tmp_path):
     folder = shutil.copytree(packs["corpus"], tmp_path / "pack")
     with np.load(folder / "index.npz") as file:
         arrays = dict(file)
-    arrays["paths"] = pack_paths(["../../secret", "/etc/passwd", *["x"] * (arrays["lengths"].size - 2)])
-    (folder / "index.npz").write_bytes(npz([(f"{name}.npy", npy(array)) for name, array in arrays.items()]))
+    arrays["paths"] = pack_paths(
+        ["../../secret", "/etc/passwd", *["x"] * (arrays["lengths"].size - 2)]
+    )
+    (folder / "index.npz").write_bytes(
+        npz([(f"{name}.npy", npy(array)) for name, array in arrays.items()])
+    )
     sign_pack(folder)
     about = {"origin": {"file": "/etc/passwd"}, "classes": ["../../x"]}
     save_bundle(
-        tmp_path / "model", network("improved")[1], family="improved", fields=FIELDS, sample_rate=8000, about=about
+        tmp_path / "model",
+        network("improved")[1],
+        family="improved",
+        fields=FIELDS,
+        sample_rate=8000,
+        about=about,
     )
     sys.addaudithook(listen)  # for good; it costs nothing
     OPENED.clear()
@@ -143,7 +184,13 @@ def test_the_paths_in_a_pack_and_a_model_are_never_opened(packs, tmp_path):
     inside = {path for path in OPENED if path.startswith(str(tmp_path))}
     outside = {path for path in OPENED if "passwd" in path or "secret" in path}
     assert pack.paths[1] == "/etc/passwd"
-    names = ("pack/corpus.json", "pack/index.npz", "pack/audio.f32", "model/model.json", "model/params.safetensors")
+    names = (
+        "pack/corpus.json",
+        "pack/index.npz",
+        "pack/audio.f32",
+        "model/model.json",
+        "model/params.safetensors",
+    )
     assert inside == {f"{tmp_path}/{name}" for name in names}
     assert not outside
 
@@ -169,7 +216,9 @@ def test_archives(tmp_path, kind, name):
     assert sorted(path.name for path in tmp_path.rglob("*")) == [path.name, "into"]
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
 def test_archives_hold_files_alone(tmp_path, kind):
     (tmp_path / "into").mkdir()
     (tmp_path / "a.tar.gz").write_bytes(tar({"x": entry("x", type=kind, linkname="/etc/passwd")}))
@@ -187,7 +236,9 @@ def test_a_report_on_hostile_names_is_a_report(tmp_path, capsys):
     for name in ("plain", "hostile"):
         place = tmp_path / name
         place.mkdir()
-        folder = place / ("run" if name == "plain" else HOSTILE.replace("/", "|").replace("\n", " "))
+        folder = place / (
+            "run" if name == "plain" else HOSTILE.replace("/", "|").replace("\n", " ")
+        )
         slim_run(folder)
         excerpt = folder / "evaluation" / "audio" / "worst-1-mixture3"
         for stem in ("mixture", "source1-x", "estimate1", "source2-y", "estimate2"):
@@ -196,7 +247,9 @@ def test_a_report_on_hostile_names_is_a_report(tmp_path, capsys):
             table = folder / "evaluation" / "test.csv"
             table.write_text(table.read_text().replace("anna", f'"{HOSTILE}"'))
         assert report.main([str(folder), "-o", str(place / "out")]) == 0
-        written[name] = {str(path.relative_to(place / "out")) for path in place.joinpath("out").rglob("*")}
+        written[name] = {
+            str(path.relative_to(place / "out")) for path in place.joinpath("out").rglob("*")
+        }
         assert {path.name for path in place.iterdir()} == {folder.name, "out"}
     assert written["hostile"] == written["plain"]
     html = (tmp_path / "hostile" / "out" / "report.html").read_text()
@@ -216,7 +269,9 @@ def test_results_of_a_recording_lie_below_the_output(tmp_path, name):
         with pytest.raises(separate.CommandError, match="results would not lie below"):
             separate.find_recordings([str(tmp_path / name)], tmp_path / "out")
     else:
-        assert list(separate.find_recordings([str(tmp_path / name)], tmp_path / "out")) == [Path("...")]
+        assert list(separate.find_recordings([str(tmp_path / name)], tmp_path / "out")) == [
+            Path("...")
+        ]
 
 
 def pipe(path):
@@ -227,7 +282,12 @@ def pipe(path):
 def test_pipes_are_not_waited_for(packs, tmp_path):
     pack = shutil.copytree(packs["corpus"], tmp_path / "pack")
     save_bundle(
-        tmp_path / "model", network("improved")[1], family="improved", fields=FIELDS, sample_rate=8000, about={}
+        tmp_path / "model",
+        network("improved")[1],
+        family="improved",
+        fields=FIELDS,
+        sample_rate=8000,
+        about={},
     )
     slim_run(tmp_path / "run")
     config = read_config(tmp_path / "run")
@@ -237,10 +297,18 @@ def test_pipes_are_not_waited_for(packs, tmp_path):
         (pack / "index.npz", lambda: open_packed(pack), DataError),
         (pack / "audio.f32", lambda: open_packed(pack), DataError),
         (pack / "corpus.json", lambda: open_packed(pack), DataError),
-        (tmp_path / "model" / "model.json", lambda: load_bundle(tmp_path), BundleError),
-        (tmp_path / "run" / "config.json", lambda: read_config(tmp_path / "run"), SettingsError),
-        (tmp_path / "run" / "summary.json", lambda: finished(tmp_path / "run", config), SettingsError),
-        (tmp_path / "run" / "evaluation" / "test.csv", lambda: read_runs([tmp_path / "run"]), ReportError),
+        (tmp_path / "model" / "model.json", lambda: load_bundle(tmp_path), ModelError),
+        (tmp_path / "run" / "config.json", lambda: read_config(tmp_path / "run"), ConfigError),
+        (
+            tmp_path / "run" / "summary.json",
+            lambda: finished(tmp_path / "run", config),
+            ConfigError,
+        ),
+        (
+            tmp_path / "run" / "evaluation" / "test.csv",
+            lambda: read_runs([tmp_path / "run"]),
+            ReportError,
+        ),
     ):
         pipe(path)
         with pytest.raises(error, match=str(tmp_path)), watched(0):
@@ -266,21 +334,30 @@ def test_no_file_makes_code_run(tmp_path, stranger, capsys, where):
     folder = tmp_path / "run"
     slim_run(folder, f"model.family={stranger!r}" if where == "config.json" else "seed=0")
     fields = {name: value for name, value in read_config(folder).model.items() if name in FIELDS}
-    params = network("original", **fields)[1] if where == "config.json" else {"a": np.zeros(1, np.float32)}
+    params = (
+        network("original", **fields)[1]
+        if where == "config.json"
+        else {"a": np.zeros(1, np.float32)}
+    )
     family = "original" if where == "config.json" else stranger
     save_bundle(folder / "model", params, family=family, fields=fields, sample_rate=8000, about={})
     assert report.main([str(folder), "-o", str(tmp_path / "out")]) == 0
     assert main(["--mode", "evaluate", "--workdir", str(folder)]) == 2
     assert stranger in capsys.readouterr().err
-    with pytest.raises((SettingsError, BundleError), match="outside jaxsep"):
+    with pytest.raises((ConfigError, ModelError), match="outside jaxsep"):
         evaluate_run([], folder)
     if where == "model.json":
         write(tmp_path / "a.wav", np_noise(100))
-        with pytest.raises(BundleError, match="--trust stranger:Network"):
+        with pytest.raises(ModelError, match="--trust stranger:Network"):
             jaxsep.load(folder)
-        assert separate.main([str(tmp_path / "a.wav"), "--model", str(folder), "-o", str(tmp_path / "sep")]) == 2
+        assert (
+            separate.main(
+                [str(tmp_path / "a.wav"), "--model", str(folder), "-o", str(tmp_path / "sep")]
+            )
+            == 2
+        )
         assert separate.main(["--export", str(folder), "-o", str(tmp_path / "copy")]) == 2
-        with pytest.raises(BundleError, match="--trust stranger:Network"):
+        with pytest.raises(ModelError, match="--trust stranger:Network"):
             evaluate_run([], folder)
 
 

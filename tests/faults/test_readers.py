@@ -23,27 +23,26 @@ from hypothesis import strategies as st
 from npz import edited_arrays, npy, npz
 from runs import FIELDS, ROOT, network
 from slim import slim_run
-from test_torch_import import tensor, text, write, write_state_dict
+from torch_files import tensor, text, write, write_state_dict
 from trees import RATE, sign_pack, write_esc50, write_libri2mix, write_tree
 
 from jaxsep.config import load as settings
 from jaxsep.config import schema as rules
-from jaxsep.config.load import SettingsError
-from jaxsep.data.audio import DataError
 from jaxsep.data.fetch import FetchError
 from jaxsep.data.layouts import read_layout
 from jaxsep.data.mixtures.dynamic import draw, load_recipes, make_pool, render, save_recipes
 from jaxsep.data.mixtures.premixed import make_premixed_pool, open_premixed, prepare_premixed
 from jaxsep.data.packs.corpus import class_table, open_packed, prepare
 from jaxsep.data.unpack import unpack
-from jaxsep.inference.bundle import BundleError, flatten, load_bundle, save_bundle
+from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
+from jaxsep.inference.bundle import flatten, load_bundle, save_bundle
 from jaxsep.models.torch_import.convert import from_file
 from jaxsep.report import curves, report_compare, report_sections
 from jaxsep.report import grouping as experiments
 from jaxsep.report import tables as report_tables
 from jaxsep.report.page import page
 from jaxsep.report.players import read_excerpts
-from jaxsep.report.runs import ReportError, read_runs
+from jaxsep.report.runs import read_runs
 from jaxsep.training.experiment import finished
 from jaxsep.training.metric_writer import _cut
 from jaxsep.training.workdir import read_config
@@ -59,7 +58,9 @@ def model(tmp_path_factory):
     """(folder, parameters by name) of a bundle."""
     folder = tmp_path_factory.mktemp("bundle") / "model"
     params = network("original")[1]
-    save_bundle(folder, params, family="original", fields=FIELDS, sample_rate=8000, about={"classes": ["a"]})
+    save_bundle(
+        folder, params, family="original", fields=FIELDS, sample_rate=8000, about={"classes": ["a"]}
+    )
     return folder, flatten(params)
 
 
@@ -83,7 +84,7 @@ def test_model_json(times, model, tmp_path):
 
     def check(case):
         path.write_bytes(case)
-        return outcome(lambda: read_model(tmp_path, model[1]), (BundleError,), tmp_path, len(case))
+        return outcome(lambda: read_model(tmp_path, model[1]), (ModelError,), tmp_path, len(case))
 
     fields = json_damaged({"fields": FIELDS}).map(merged(content))
     cases = st.one_of(json_damaged(json.loads(content)), fields, damaged(content))
@@ -115,7 +116,7 @@ def test_parameters_of_a_model_are_those_that_were_saved_or_refused(times, model
             for name, array in read_model(tmp_path, model[1]).items():
                 np.testing.assert_array_equal(array, model[1][name])
 
-        return outcome(read, (BundleError,), path, len(case))
+        return outcome(read, (ModelError,), path, len(case))
 
     hunt(60 * times, damaged(content), check)
 
@@ -133,7 +134,9 @@ def test_parameters_of_older_models_that_have_no_checksum(times, model, tmp_path
 
     def check(case):
         path.write_bytes(case)
-        return outcome(lambda: read_model(tmp_path, model[1]), (BundleError,), tmp_path / "model", len(case))
+        return outcome(
+            lambda: read_model(tmp_path, model[1]), (ModelError,), tmp_path / "model", len(case)
+        )
 
     def assembled(edited):
         return struct.pack("<Q", len(edited)) + edited + data
@@ -168,14 +171,19 @@ BITS += [
 def pickles(content: bytes) -> st.SearchStrategy[bytes]:
     """A pickle with instructions taken out, doubled, swapped, put in."""
     starts = [place for _, _, place in pickletools.genops(content)]
-    parts = [content[start:stop] for start, stop in zip(starts, [*starts[1:], len(content)], strict=True)]
+    parts = [
+        content[start:stop] for start, stop in zip(starts, [*starts[1:], len(content)], strict=True)
+    ]
     extra = st.lists(st.tuples(places(), st.sampled_from(BITS)), max_size=3)
 
     def assemble(case):
         edits, added = case
         edited = shuffled(parts, edits)
         for place, bit in added:
-            edited.insert(int(place * len(edited)) if isinstance(place, float) else place % (len(edited) + 1), bit)
+            edited.insert(
+                int(place * len(edited)) if isinstance(place, float) else place % (len(edited) + 1),
+                bit,
+            )
         return b"".join(edited)
 
     return st.one_of(st.tuples(shuffles(), extra).map(assemble), damaged(content))
@@ -224,7 +232,11 @@ def many_names(form, count):
     names = [form.format(n) for n in range(count)]
     names += ["m.weight", "l1.weight", "decoder.weight", "sm.0.proj_1x1.conv.weight"]
     first = tensor("0", 1, (1, 1, 1, 1), (1, 1, 1, 1)) + b"q\x00"
-    return b"}(" + b"".join(text(name) + (b"h\x00" if n else first) for n, name in enumerate(names)) + b"u."
+    return (
+        b"}("
+        + b"".join(text(name) + (b"h\x00" if n else first) for n, name in enumerate(names))
+        + b"u."
+    )
 
 
 def long_name():
@@ -245,7 +257,10 @@ BOMBS = {
     "tuples as an entry": (b"}" + text("a") + doubling(b"s."), "no tensors: 'a'"),
     "empty dictionaries": (b"}" * (5 * 2**20) + b".", "data.pkl has"),
     "a name that would be copied": (long_name(), "lies too deep"),
-    "blocks without end": (many_names("sm.{}.x", 20_000), r"model\.num_blocks is 2000\d; .* at most 1000"),
+    "blocks without end": (
+        many_names("sm.{}.x", 20_000),
+        r"model\.num_blocks is 2000\d; .* at most 1000",
+    ),
     "levels without end": (
         many_names("sm.0.spp_dw.{}.x", 20_000),
         r"model\.upsampling_depth is 20000; .* at most 16",
@@ -264,25 +279,38 @@ def test_small_pickles_that_stand_for_something_huge(tmp_path, bomb):
 
 def test_axes_without_values_build_no_network(reference_dir, tmp_path):
     with np.load(reference_dir / "sudormrf_original.npz") as file:
-        weights = {name.removeprefix("param/"): value for name, value in file.items() if name.startswith("param/")}
+        weights = {
+            name.removeprefix("param/"): value
+            for name, value in file.items()
+            if name.startswith("param/")
+        }
     weights["m.weight"] = np.zeros((10**7, 1, 0, 1), np.float32)
     path = write_state_dict(tmp_path / "net.pt", weights)
     with (
-        pytest.raises(ValueError, match=r"net\.pt: m\.weight has shape \(10000000, 1, 0, 1\), no values"),
+        pytest.raises(
+            ValueError, match=r"net\.pt: m\.weight has shape \(10000000, 1, 0, 1\), no values"
+        ),
         fuzz.watched(0),
     ):
         from_file(path)
 
 
-@pytest.mark.parametrize("field", ["num_blocks", "upsampling_depth", "enc_num_basis", "num_sources", "out_channels"])
-@pytest.mark.parametrize("value", [10**4, 10**9, 10**12, 10**30, -1, 0, "2", [2], {"a": 2}, None, True, 2.0])
+@pytest.mark.parametrize(
+    "field", ["num_blocks", "upsampling_depth", "enc_num_basis", "num_sources", "out_channels"]
+)
+@pytest.mark.parametrize(
+    "value", [10**4, 10**9, 10**12, 10**30, -1, 0, "2", [2], {"a": 2}, None, True, 2.0]
+)
 def test_fields_of_a_model_that_cannot_be(model, tmp_path, field, value):
     shutil.copytree(model[0], tmp_path / "model")
     about = json.loads((model[0] / "model.json").read_text())
     about["fields"][field] = value
     (tmp_path / "model" / "model.json").write_text(json.dumps(about))
     with (
-        pytest.raises(BundleError, match=rf"model/(model\.json: model\.{field} is|params\.safetensors: parameter)"),
+        pytest.raises(
+            ModelError,
+            match=rf"model/(model\.json: model\.{field} is|params\.safetensors: parameter)",
+        ),
         fuzz.watched(0),
     ):
         load_bundle(tmp_path)
@@ -295,8 +323,12 @@ def test_fields_of_a_model_that_cannot_be(model, tmp_path, field, value):
 def packs(tmp_path_factory):
     """Folders of a packed corpus and of a packed premixed set."""
     place = tmp_path_factory.mktemp("packs")
-    corpus = prepare(write_tree(place / "tree", seconds=0.5), "speech", RATE, place / "cache", progress=False)
-    premixed = prepare_premixed(write_libri2mix(place / "libri"), RATE, place / "cache", progress=False)
+    corpus = prepare(
+        write_tree(place / "tree", seconds=0.5), "speech", RATE, place / "cache", progress=False
+    )
+    premixed = prepare_premixed(
+        write_libri2mix(place / "libri"), RATE, place / "cache", progress=False
+    )
     return {"corpus": corpus, "premixed": premixed}
 
 
@@ -310,7 +342,12 @@ def use_pack(folder, kind):
     for split in ("train", "val", "test"):
         try:
             if kind == "corpus":
-                given = {"split": split, "slots": (pack.name,) * 2, "segment_seconds": 0.1, "max_snr_db": 5.0}
+                given = {
+                    "split": split,
+                    "slots": (pack.name,) * 2,
+                    "segment_seconds": 0.1,
+                    "max_snr_db": 5.0,
+                }
                 pool = make_pool({pack.name: pack}, class_table([pack]), **given)
             else:
                 pool = make_premixed_pool(pack, split=split, segment_seconds=None)
@@ -342,7 +379,9 @@ def test_packs(times, packs, tmp_path, kind):
 
     headers = st.one_of(json_damaged(json.loads(header)), damaged(header))
     indices = st.one_of(edited_arrays(arrays), edited_arrays(arrays), damaged(index))
-    cases = st.one_of(st.tuples(st.just("corpus.json"), headers), st.tuples(st.just("index.npz"), indices))
+    cases = st.one_of(
+        st.tuples(st.just("corpus.json"), headers), st.tuples(st.just("index.npz"), indices)
+    )
     assert hunt(250 * times, cases, check)["read"] > 0
 
 
@@ -358,7 +397,12 @@ def test_audio_of_another_length_is_refused(packs, tmp_path, size):
 @fuzzed
 def test_recipes(times, packs, tmp_path):
     corpus = packs["corpus"]
-    settled = {"split": "test", "slots": ("speech", "speech"), "segment_seconds": 0.1, "max_snr_db": 5.0}
+    settled = {
+        "split": "test",
+        "slots": ("speech", "speech"),
+        "segment_seconds": 0.1,
+        "max_snr_db": 5.0,
+    }
     pool = make_pool({"speech": corpus}, class_table([corpus]), **settled, active_counts=(0.3, 0.7))
     path = tmp_path / "test.npz"
     save_recipes(path, draw(pool, 1, 0, np.arange(20)), pool)
@@ -385,7 +429,9 @@ def test_small_arrays_that_stand_for_huge_ones(packs, tmp_path, kind):
     with np.load(folder / "index.npz") as file:
         members = [(f"{name}.npy", npy(array)) for name, array in file.items()]
     offsets = (
-        npy(np.zeros(25_000_000, np.int64)) if kind == "deflated" else npy(np.zeros(18, np.int64), shape=(10**11,))
+        npy(np.zeros(25_000_000, np.int64))
+        if kind == "deflated"
+        else npy(np.zeros(18, np.int64), shape=(10**11,))
     )
     if kind == "objects":
         offsets = npy(np.zeros(18, np.int64), descr="|O")
@@ -393,7 +439,9 @@ def test_small_arrays_that_stand_for_huge_ones(packs, tmp_path, kind):
         members = [*members[1:], *[("energies.npy", npy(np.zeros(10**5, np.float32)))] * 2000]
     else:
         members[0] = ("offsets.npy", offsets)
-    content = npz(members, zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED, one_copy=True)
+    content = npz(
+        members, zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED, one_copy=True
+    )
     (folder / "index.npz").write_bytes(content)
     sign_pack(folder)
     with pytest.raises(DataError, match=r"is damaged \((?!its SHA)"), fuzz.watched(len(content)):
@@ -425,7 +473,9 @@ def report_of(folders):
         report_tables.batch_sizes(experiment)
         report_compare.combinations(experiment)
         report_compare.by_seed(experiment)
-        curves.score_counts([report_tables.scores(condition) for condition in experiment.conditions])
+        curves.score_counts(
+            [report_tables.scores(condition) for condition in experiment.conditions]
+        )
         for condition in experiment.conditions:
             curves.ess_share(condition.runs)
         if all(curves.validation(condition.runs)[0].size for condition in experiment.conditions):
@@ -434,7 +484,9 @@ def report_of(folders):
 
 
 @fuzzed
-@pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.jsonl", "evaluation/test.csv"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "summary.json", "metrics.jsonl", "evaluation/test.csv"]
+)
 def test_the_report_s_files(times, run, tmp_path, name):
     shutil.copytree(run, tmp_path / "runs")
     folder = tmp_path / "runs" / "run"
@@ -442,7 +494,9 @@ def test_the_report_s_files(times, run, tmp_path, name):
 
     def check(case):
         (folder / name).write_bytes(case)
-        return outcome(lambda: report_of([folder, folder.parent / "other"]), (ReportError,), folder, len(case))
+        return outcome(
+            lambda: report_of([folder, folder.parent / "other"]), (ReportError,), folder, len(case)
+        )
 
     cases = damaged(content)
     if name.endswith(".json"):
@@ -462,7 +516,22 @@ def as_lines(document):
         return document
 
 
-CELLS = ["", "-1", "0", "1", "9" * 30, "9" * 5000, "nan", "inf", "1e999", "1e12", "-1e300", "٣", "1_0", "x"]
+CELLS = [
+    "",
+    "-1",
+    "0",
+    "1",
+    "9" * 30,
+    "9" * 5000,
+    "nan",
+    "inf",
+    "1e999",
+    "1e12",
+    "-1e300",
+    "٣",
+    "1_0",
+    "x",
+]
 CELLS += ['"', "a\nb", "../../x", "\0", "=1+1"]
 
 
@@ -495,19 +564,24 @@ def test_a_run_s_configuration(times, run, tmp_path):
         def judge():
             try:
                 rules.validate(read_config(tmp_path))
-            except SettingsError as error:
-                raise SettingsError(f"{tmp_path}: {error}") from error
+            except ConfigError as error:
+                raise ConfigError(f"{tmp_path}: {error}") from error
 
-        found = outcome(lambda: read_config(tmp_path), (SettingsError,), tmp_path, len(case))
+        found = outcome(lambda: read_config(tmp_path), (ConfigError,), tmp_path, len(case))
         if found == "refused":
             return found
         try:
             read()
-        except SettingsError:
+        except ConfigError:
             return "refused"  # by the field, as on the command line
-        return outcome(judge, (SettingsError,), tmp_path, len(case))
+        return outcome(judge, (ConfigError,), tmp_path, len(case))
 
-    assert hunt(150 * times, st.one_of(json_damaged(json.loads(content)), damaged(content)), check)["read"] > 0
+    assert (
+        hunt(150 * times, st.one_of(json_damaged(json.loads(content)), damaged(content)), check)[
+            "read"
+        ]
+        > 0
+    )
 
 
 @fuzzed
@@ -519,7 +593,7 @@ def test_the_summary_of_a_run_started_again(times, run, tmp_path):
 
     def check(case):
         path.write_bytes(case)
-        return outcome(lambda: finished(tmp_path, config), (SettingsError,), tmp_path, len(case))
+        return outcome(lambda: finished(tmp_path, config), (ConfigError,), tmp_path, len(case))
 
     content = json.dumps(document).encode()
     assert hunt(150 * times, st.one_of(json_damaged(document), damaged(content)), check)["read"] > 0
@@ -546,7 +620,12 @@ def test_metrics_of_a_run_that_goes_on(times, run, tmp_path):
 
 @fuzzed
 def test_esc50_tables(times, tmp_path):
-    entries = [(1, 0, "dog", "1", "A"), (4, 10, "rain", "2", "A"), (5, 0, "dog", "3", "A"), (5, 11, "sea", "4", "A")]
+    entries = [
+        (1, 0, "dog", "1", "A"),
+        (4, 10, "rain", "2", "A"),
+        (5, 0, "dog", "3", "A"),
+        (5, 11, "sea", "4", "A"),
+    ]
     root = write_esc50(tmp_path / "root", entries)
     table = root / "meta" / "esc50.csv"
     content = table.read_bytes()
@@ -597,7 +676,9 @@ def test_archives(times, tmp_path, kind):
         whole.write_bytes(gzip.compress(case, 1) if kind == "tar" else case)
         shutil.rmtree(tmp_path / "into", ignore_errors=True)
         (tmp_path / "into").mkdir()
-        found = outcome(lambda: unpack(whole, tmp_path / "into", "/".join), (FetchError,), tmp_path, 10**6)
+        found = outcome(
+            lambda: unpack(whole, tmp_path / "into", "/".join), (FetchError,), tmp_path, 10**6
+        )
         assert {path.name for path in tmp_path.iterdir()} == {whole.name, "into"}
         return found
 
@@ -607,8 +688,15 @@ def test_archives(times, tmp_path, kind):
 @fuzzed
 def test_sound_files(times, tmp_path):
     """In a process of its own: libsndfile is not Python, and its faults would end this one."""
-    command = [sys.executable, str(ROOT / "tests" / "faults" / "sound_reader.py"), str(tmp_path), str(60 * times)]
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "faults" / "sound_reader.py"),
+        str(tmp_path),
+        str(60 * times),
+    ]
     here = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False, env=here)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=3000, check=False, env=here
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     print(done.stdout)

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from limits import command, limited
 from trees import RATE, noise, write, write_tree, write_wsj0
 
-from jaxsep.data.audio import DataError, display, read_audio
+from jaxsep.data.audio import read_audio
 from jaxsep.data.mixtures.premixed import prepare_premixed
 from jaxsep.data.packs.corpus import prepare
+from jaxsep.errors import DataError
+from jaxsep.files import display
 from jaxsep.prepare import main
 
 
@@ -39,7 +41,9 @@ def wav(data: bytes, *, channels: int = 1, rate: int = RATE, claimed: int | None
 def flac(frames: int) -> bytes:
     """A FLAC file of 2000 samples whose header claims `frames`."""
     content = bytearray(encoded(SOUND, "FLAC"))
-    (fields,) = struct.unpack_from(">Q", content, 18)  # STREAMINFO: the lower 36 bits are the number of samples
+    (fields,) = struct.unpack_from(
+        ">Q", content, 18
+    )  # STREAMINFO: the lower 36 bits are the number of samples
     struct.pack_into(">Q", content, 18, fields >> 36 << 36 | frames)
     return bytes(content)
 
@@ -51,7 +55,10 @@ BAD = {
     "text.wav": (b"this is no sound at all\n" * 99, "cannot be read as sound"),
     "song.flac": (b"fLaC\x00\x00", "cannot be read as sound"),
     "cut.wav": (wav(PCM)[:3000], "is cut short or damaged (1,044 bytes are missing)"),
-    "cut24.wav": (encoded(SOUND, "WAV", "PCM_24")[:-1], "is cut short or damaged (1 bytes are missing)"),
+    "cut24.wav": (
+        encoded(SOUND, "WAV", "PCM_24")[:-1],
+        "is cut short or damaged (1 bytes are missing)",
+    ),
     "cut.flac": (encoded(noise(0, 50000), "FLAC")[:40000], "cannot be read as sound"),
     "cut.ogg": (encoded(noise(0, 80000), "OGG")[:30000], "is cut short or damaged ("),
     "header.wav": (wav(PCM)[:44], "holds no samples"),
@@ -60,7 +67,10 @@ BAD = {
         encoded(np.where(np.arange(2000) == 800, np.nan, SOUND), "WAV", "FLOAT"),
         "NaN or infinite samples, the fi",
     ),
-    "inf.wav": (encoded(np.where(np.arange(2000) == 800, np.inf, SOUND), "WAV", "DOUBLE"), "NaN or infinite samples"),
+    "inf.wav": (
+        encoded(np.where(np.arange(2000) == 800, np.inf, SOUND), "WAV", "DOUBLE"),
+        "NaN or infinite samples",
+    ),
     "loud.wav": (encoded(SOUND * 1e30, "WAV", "FLOAT"), "must be within ±2^32"),
     "slow.wav": (wav(PCM, rate=1), "its sample rate is 1 Hz; must be between 1,000"),
     "fast.wav": (wav(PCM, rate=2**31 - 1), "its sample rate is 2,147,483,647 Hz"),
@@ -123,7 +133,9 @@ def test_a_training_finds_the_pack_made_without_bad_recordings_and_says_so(tmp_p
     assert line.startswith(f"speech: {len(bad)} recordings are left out of the pack (as train/c0/")
     assert dict(again.left_out).keys() == {f"train/c0/{name}" for name in bad}
     assert all(reason in dict(again.left_out)[f"train/c0/{name}"] for name, reason in bad.items())
-    assert prepare(Path(again.audio.filename).parent, "speech", RATE, packs).left_out == again.left_out
+    assert (
+        prepare(Path(again.audio.filename).parent, "speech", RATE, packs).left_out == again.left_out
+    )
     assert capsys.readouterr().err.splitlines() == [line]
     # What is left is what a dataset without them is.
     clean = prepare(write_tree(tmp_path / "clean", classes=2, clips=1), "speech", RATE, packs)
@@ -146,7 +158,10 @@ def test_a_bad_recording_that_was_mended_is_packed(tmp_path):
 def test_nothing_but_bad_recordings_is_an_error_either_way(tmp_path, capsys, skip):
     write(tmp_path / "root" / "train" / "c0" / "0.wav", SOUND)
     (tmp_path / "root" / "train" / "c0" / "0.wav").write_bytes(b"")
-    assert main([str(tmp_path / "root"), "--name", "speech", "-o", str(tmp_path / "packs"), *skip]) == 2
+    assert (
+        main([str(tmp_path / "root"), "--name", "speech", "-o", str(tmp_path / "packs"), *skip])
+        == 2
+    )
     assert "error: packing speech: 1 of 1 recordings cannot be used:\n" in capsys.readouterr().err
     assert not list((tmp_path / "packs").iterdir())
 
@@ -195,7 +210,9 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "channels", "atol"), GOOD, ids=[display(name)[-12:] for name, *_ in GOOD])
+@pytest.mark.parametrize(
+    ("name", "content", "channels", "atol"), GOOD, ids=[display(name)[-12:] for name, *_ in GOOD]
+)
 def test_odd_but_sound_recordings_are_taken(tmp_path, name, content, channels, atol):
     path = tmp_path / "train" / "c0" / name
     path.parent.mkdir(parents=True)
@@ -260,7 +277,7 @@ CLAIMS = {
 }
 READS = """
 import resource, sys, tracemalloc
-from jaxsep.data.audio import DataError, read_audio
+from jaxsep.data.audio import read_audio
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 tracemalloc.start()
@@ -302,7 +319,9 @@ def test_a_recording_that_is_cut_anywhere_is_never_taken_for_whole(tmp_path_fact
 @pytest.mark.parametrize(("form", "start"), [("FLAC", 100), ("OGG", 5000)])
 @settings(deadline=None, max_examples=150)
 @given(part=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
-def test_compressed_sound_with_a_changed_byte_loses_no_part_unseen(tmp_path_factory, form, start, part, change):
+def test_compressed_sound_with_a_changed_byte_loses_no_part_unseen(
+    tmp_path_factory, form, start, part, change
+):
     content = bytearray(encoded(noise(0, 30000), form))
     folder = tmp_path_factory.mktemp("changed")
     (folder / "whole.wav").write_bytes(content)

@@ -40,7 +40,9 @@ class Fragile(nn.Module):
 
 def start(workdir, **fields) -> subprocess.Popen:
     command = [sys.executable, "-m", "jaxsep.main", *arguments(workdir, **fields)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_for(path, text, process):
@@ -75,13 +77,17 @@ def peaks_of_training(workdir, **fields):
     used = config.train.mixtures_per_epoch // config.train.batch_size * config.train.batch_size
     return np.array(
         [
-            np.abs(render(pool, draw(pool, config.seed, epoch, np.arange(used)))["mixture"]).max(axis=1)
+            np.abs(render(pool, draw(pool, config.seed, epoch, np.arange(used)))["mixture"]).max(
+                axis=1
+            )
             for epoch in range(config.train.num_epochs)
         ]
     )
 
 
-def test_a_run_survives_steps_whose_loss_is_no_number_and_replays_them(tmp_path, monkeypatch, capsys):
+def test_a_run_survives_steps_whose_loss_is_no_number_and_replays_them(
+    tmp_path, monkeypatch, capsys
+):
     peaks = peaks_of_training(tmp_path / "run")
     odd = np.zeros(peaks.shape, bool)
     odd[0, 6] = odd[1, 17] = odd[1, 19] = True
@@ -102,7 +108,10 @@ def test_a_run_survives_steps_whose_loss_is_no_number_and_replays_them(tmp_path,
     kept = sorted(path.name for path in (workdir / "skipped").iterdir() if path.is_dir())
     assert kept == sorted(f"epoch{epoch + 1}-step{step + 1}" for epoch, step in places)
     capsys.readouterr()
-    assert main(["--mode", "replay", "--workdir", str(workdir), f"--config.model.family={family}"]) == 0
+    assert (
+        main(["--mode", "replay", "--workdir", str(workdir), f"--config.model.family={family}"])
+        == 0
+    )
     shown = capsys.readouterr().out
     assert shown.count("loss nan dB, gradient norm nan: skipped again") == len(places)
     assert "no numbers from mixture 6\n" in shown
@@ -115,7 +124,10 @@ def test_a_run_ends_when_too_many_steps_in_a_row_have_no_numbers(tmp_path, monke
     options = {"model__family": family, "train__max_skipped": 3, "train__mixtures_per_epoch": 40}
     for times in (1, 2):
         assert main(arguments(workdir, **options)) == 1
-        assert "error: 3 steps in a row had a loss or gradient that is no number" in capsys.readouterr().err
+        assert (
+            "error: 3 steps in a row had a loss or gradient that is no number"
+            in capsys.readouterr().err
+        )
         assert len(records(workdir, "skipped")) == 3 * times
         assert records(workdir, "train") == []
         state = last_state(workdir)
@@ -144,10 +156,15 @@ def test_a_second_run_in_the_folder_is_refused_and_a_killed_one_leaves_no_lock(t
 def contents(folder):
     """File -> SHA-256 of everything below a folder."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
-def test_a_disk_that_fills_up_while_training_costs_no_more_than_the_steps_since_the_checkpoint(tmp_path, capsys):
+def test_a_disk_that_fills_up_while_training_costs_no_more_than_the_steps_since_the_checkpoint(
+    tmp_path, capsys
+):
     assert main(arguments(tmp_path / "undisturbed", train__mixtures_per_epoch=200)) == 0
     with small_disk(tmp_path / "disk", 20_000) as disk:
         workdir = disk / "run"
@@ -171,7 +188,10 @@ def test_a_run_whose_disk_is_full_from_the_start_begins_when_there_is_room(tmp_p
     with small_disk(tmp_path / "disk", 20_000) as disk:
         fill(disk)
         assert main(arguments(disk / "run", train__num_epochs=1)) == 2
-        assert f"error: --workdir {disk / 'run'} cannot be written: No space left on device" in capsys.readouterr().err
+        assert (
+            f"error: --workdir {disk / 'run'} cannot be written: No space left on device"
+            in capsys.readouterr().err
+        )
         (disk / "filler").unlink()
         assert main(arguments(disk / "run", train__num_epochs=1)) == 0
 
@@ -185,7 +205,9 @@ def test_a_disk_that_is_full_when_results_are_written_leaves_the_earlier_ones(tm
         before = contents(workdir)
         fill(disk)
         capsys.readouterr()
-        assert main(arguments(workdir)) == 2  # config.json, written first, names what may change in a run
+        assert (
+            main(arguments(workdir)) == 2
+        )  # config.json, written first, names what may change in a run
         error = capsys.readouterr().err
         assert "error: " in error
         assert str(workdir) in error

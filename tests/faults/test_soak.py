@@ -32,10 +32,19 @@ def test_memory_files_and_threads_do_not_grow(tmp_path, pack_cache):
     """Epochs of some seconds with validation, a record at every step, a checkpoint every few seconds. (With thousands of these
     orbax's writer shows: it keeps 18 kB of each, as a loop of nothing but checkpoints does.)"""
     workdir = tmp_path / "run"
-    fields = {"num_epochs": 10**6, "mixtures_per_epoch": 2000, "log_every": 1, "checkpoint_minutes": 0.1, "workers": 2}
+    fields = {
+        "num_epochs": 10**6,
+        "mixtures_per_epoch": 2000,
+        "log_every": 1,
+        "checkpoint_minutes": 0.1,
+        "workers": 2,
+    }
     words = arguments(workdir, **{f"train__{name}": value for name, value in fields.items()})
     process = subprocess.Popen(
-        [sys.executable, "-m", "jaxsep.main", *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "jaxsep.main", *words],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     seen = []
     try:

@@ -9,7 +9,14 @@ import soundfile
 from trees import RATE, noise, write, write_esc50, write_libri2mix, write_wsj0
 
 from jaxsep.data.checks.mixture_sums import add_up
-from jaxsep.data.checks.verify import Check, check_counts, check_duplicates, check_lengths, check_speakers, verify
+from jaxsep.data.checks.verify import (
+    Check,
+    check_counts,
+    check_duplicates,
+    check_lengths,
+    check_speakers,
+    verify,
+)
 from jaxsep.data.mixtures.premixed import prepare_premixed
 from jaxsep.data.packs.corpus import prepare
 from jaxsep.prepare import main
@@ -27,7 +34,9 @@ def tree(root: Path, cache: Path, name: str = "speech") -> dict[str, Check]:
 
 def speakers_apart(root: Path) -> Path:
     """root/{train,val,test}/SPEAKER/0.wav, no speaker in two splits."""
-    for seed, (split, speaker) in enumerate([("train", "a"), ("train", "b"), ("val", "c"), ("test", "d")]):
+    for seed, (split, speaker) in enumerate(
+        [("train", "a"), ("train", "b"), ("val", "c"), ("test", "d")]
+    ):
         write(root / split / speaker / "0.wav", noise(seed, 4000 * (seed + 1)), subtype="PCM_16")
     return root
 
@@ -38,12 +47,17 @@ def wrong(checks: dict[str, Check]) -> dict[str, tuple[str, ...]]:
 
 def test_the_real_recordings_are_sound(tmp_path, recordings_dir, capsys):
     for folder, name in (("ESC-50", "environment"), ("speech", "speech")):
-        assert main([str(recordings_dir / folder), "--name", name, "-o", str(tmp_path), "--verify"]) == 0
+        assert (
+            main([str(recordings_dir / folder), "--name", name, "-o", str(tmp_path), "--verify"])
+            == 0
+        )
         out, err = capsys.readouterr()
         assert err == ""
         table = out.split("\n\n")[1].splitlines()
         start = table[0].index("result")
-        assert all(line[start - 2 : start] == "  " and line[start] != " " for line in table), "the columns are aligned"
+        assert all(line[start - 2 : start] == "  " and line[start] != " " for line in table), (
+            "the columns are aligned"
+        )
         rows = {line[:start].strip(): line[start:] for line in table}
         # Counts from the README of the recordings.
         if name == "speech":
@@ -51,19 +65,32 @@ def test_the_real_recordings_are_sound(tmp_path, recordings_dir, capsys):
             assert rows["speakers"] == "train 234, val 22, test 5; no split shares one"
         else:
             assert rows["sample rates"] == "8,000 Hz: 654 files"
-            assert rows["lengths"].startswith("shortest 5.00 s, median 5.00 s, longest 5.00 s; 0 shorter")
+            assert rows["lengths"].startswith(
+                "shortest 5.00 s, median 5.00 s, longest 5.00 s; 0 shorter"
+            )
             # Of the published table: two Freesound recordings serve a class of fold 4 and another of fold 5.
-            assert "2 of them in two splits (209698, 234879 by serving two classes)" in rows["source recordings"]
+            assert (
+                "2 of them in two splits (209698, 234879 by serving two classes)"
+                in rows["source recordings"]
+            )
 
 
 def test_rates_channels_and_lengths_are_counted(tmp_path):
     root = speakers_apart(tmp_path / "root")
-    write(root / "train" / "a" / "stereo.flac", np.stack([noise(7, 44100), noise(8, 44100)], axis=1), 44100, "PCM_24")
+    write(
+        root / "train" / "a" / "stereo.flac",
+        np.stack([noise(7, 44100), noise(8, 44100)], axis=1),
+        44100,
+        "PCM_24",
+    )
     checks = tree(root, tmp_path / "packs")
     assert not wrong(checks)
     assert checks["sample rates"].result == "8,000 Hz: 4 files; 44,100 Hz: 1 files"
     assert checks["channels"].result == "1: 4 files; 2: 1 files"
-    assert checks["lengths"].result == "shortest 0.50 s, median 1.00 s, longest 2.00 s; 1 shorter than 1 s"
+    assert (
+        checks["lengths"].result
+        == "shortest 0.50 s, median 1.00 s, longest 2.00 s; 1 shorter than 1 s"
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,9 +126,16 @@ def test_the_same_sound_twice_elsewhere_is_noted(tmp_path):
 
 def test_silent_sources_are_no_sound_that_is_there_twice(tmp_path):
     for seed, split in enumerate(("tr", "tt")):
-        for role, signal in (("mix", noise(seed, 4000)), ("s1", noise(seed, 4000)), ("s2", np.zeros(4000))):
+        for role, signal in (
+            ("mix", noise(seed, 4000)),
+            ("s1", noise(seed, 4000)),
+            ("s2", np.zeros(4000)),
+        ):
             write(tmp_path / "set" / split / role / f"{split}.wav", signal)
-    checks = checked(prepare_premixed(tmp_path / "set", RATE, tmp_path / "packs", progress=False), tmp_path / "set")
+    checks = checked(
+        prepare_premixed(tmp_path / "set", RATE, tmp_path / "packs", progress=False),
+        tmp_path / "set",
+    )
     assert not wrong(checks)
     assert checks["same sound twice"].result == "none"
 
@@ -120,24 +154,39 @@ def test_a_speaker_in_train_and_test_is_wrong_and_in_train_and_val_noted(tmp_pat
     assert not wrong(checks)
     assert checks["speakers"].result == "train 2, val 2, test 1; train–val share 1 (as a)"
     write(root / "test" / "b" / "1.wav", noise(12, 4000))
-    assert wrong(tree(root, tmp_path / "packs")) == {"speakers": ("speaker b: is in train and test",)}
+    assert wrong(tree(root, tmp_path / "packs")) == {
+        "speakers": ("speaker b: is in train and test",)
+    }
     assert "speakers" not in tree(root, tmp_path / "packs", "environment"), (
         "classes of sounds are in all splits by nature"
     )
 
 
 def test_speakers_without_a_split():
-    assert check_speakers({"train": {"a"}, "test": {"b"}}).result == "train 1, test 1; no split shares one"
+    assert (
+        check_speakers({"train": {"a"}, "test": {"b"}}).result
+        == "train 1, test 1; no split shares one"
+    )
 
 
 def test_a_source_recording_in_two_splits_is_wrong_within_a_class_and_noted_across_two(tmp_path):
-    entries = [(4, 0, "dog", "1", "A"), (5, 0, "dog", "2", "A"), (5, 10, "rain", "3", "A"), (4, 37, "clock", "3", "A")]
+    entries = [
+        (4, 0, "dog", "1", "A"),
+        (5, 0, "dog", "2", "A"),
+        (5, 10, "rain", "3", "A"),
+        (4, 37, "clock", "3", "A"),
+    ]
     root = write_esc50(tmp_path / "root", entries)
     checks = tree(root, tmp_path / "packs", "environment")
     assert not wrong(checks)
-    assert checks["source recordings"].result == "3, 1 of them in two splits (3 by serving two classes)"
+    assert (
+        checks["source recordings"].result
+        == "3, 1 of them in two splits (3 by serving two classes)"
+    )
     write_esc50(tmp_path / "leaking", [*entries, (5, 0, "dog", "1", "B")])
-    (line,) = wrong(tree(tmp_path / "leaking", tmp_path / "packs", "environment"))["source recordings"]
+    (line,) = wrong(tree(tmp_path / "leaking", tmp_path / "packs", "environment"))[
+        "source recordings"
+    ]
     assert line.startswith("source recording 1: has clips in train and ")
 
 
@@ -162,7 +211,9 @@ def test_left_out_recordings_are_counted_and_not_wrong(tmp_path):
     assert checks["recordings"].result.startswith(
         "train 2 of 4, val 1 of 1, test 1 of 1, 2 left out (as train/a/text.wav: "
     )
-    assert check_counts({"a": "train"}, {"a": "test"}, ()).wrong == ("a: is in train, packed as test",)
+    assert check_counts({"a": "train"}, {"a": "test"}, ()).wrong == (
+        "a: is in train, packed as test",
+    )
 
 
 def test_a_pack_alone_is_verified_as_far_as_it_goes(tmp_path):
@@ -176,7 +227,10 @@ def test_a_pack_alone_is_verified_as_far_as_it_goes(tmp_path):
 def wsj0(tmp_path, name: str) -> dict[str, Check]:
     if name == "speech":
         return tree(tmp_path / "wsj0", tmp_path / "packs")
-    return checked(prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "packs", progress=False), tmp_path / "wsj0")
+    return checked(
+        prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "packs", progress=False),
+        tmp_path / "wsj0",
+    )
 
 
 BASE = "wsj0/2speakers/wav8k/min"
@@ -188,10 +242,15 @@ def test_mixtures_that_are_no_sum_of_their_sources_are_named_worst_first(tmp_pat
     checks = wsj0(tmp_path, name)
     assert not wrong(checks)
     assert checks["mix = s1 + s2"].result.startswith("7 of 7 add up; largest deviation ")
-    for file, error in (("tr/mix/011a0101_1.8_20aa010b_-1.8.wav", 4), ("tt/mix/440c0201_1.0_441c0202_-1.0.wav", 900)):
+    for file, error in (
+        ("tr/mix/011a0101_1.8_20aa010b_-1.8.wav", 4),
+        ("tt/mix/440c0201_1.0_441c0202_-1.0.wav", 900),
+    ):
         path = tmp_path / BASE / file
         samples, _ = soundfile.read(path, dtype="int16")
-        samples[500] += error  # in steps of 2^-15; three steps are what rounding of three files explains
+        samples[500] += (
+            error  # in steps of 2^-15; three steps are what rounding of three files explains
+        )
         soundfile.write(path, samples, RATE)
     found = wrong(wsj0(tmp_path, name))["mix = s1 + s2"]
     assert [line.split(": ")[0].rsplit("/", 1)[1] for line in found] == [
@@ -288,7 +347,9 @@ def test_a_mixture_that_cannot_be_read_is_wrong(tmp_path):
 def test_a_lossy_mixture_is_not_checked_and_says_so(tmp_path):
     for role in ("mix", "s1", "s2"):
         (tmp_path / "set" / "tt" / role).mkdir(parents=True)
-        soundfile.write(tmp_path / "set" / "tt" / role / "a.ogg", noise(0, 4000), RATE, format="OGG")
+        soundfile.write(
+            tmp_path / "set" / "tt" / role / "a.ogg", noise(0, 4000), RATE, format="OGG"
+        )
     packed = prepare_premixed(tmp_path / "set", RATE, tmp_path / "packs", progress=False)
     result = checked(packed, tmp_path / "set")["mix = s1 + s2"].result
     assert result.startswith("0 of 1 add up; 1 not checked (as ")

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from runs import FIELDS, network
-from test_torch_import import difference, stored, write_state_dict
+from torch_files import difference, stored, write_state_dict
 
 import jaxsep
 from jaxsep import models
-from jaxsep.inference.bundle import BundleError, export_bundle, import_published, load_bundle, save_bundle
+from jaxsep.errors import ModelError
+from jaxsep.inference.bundle import export_bundle, import_published, load_bundle, save_bundle
 from jaxsep.inference.separator import make_network
 from jaxsep.separate import main
 
@@ -23,13 +24,22 @@ def bundle(tmp_path):
     """(folder, module, params) of an untrained network."""
     module, params = network("improved")
     folder = tmp_path / "model"
-    save_bundle(folder, params, family="improved", fields=FIELDS, sample_rate=8000, about={"classes": ["dog"]})
+    save_bundle(
+        folder,
+        params,
+        family="improved",
+        fields=FIELDS,
+        sample_rate=8000,
+        about={"classes": ["dog"]},
+    )
     return folder, module, params
 
 
 def tone(seconds: float, sample_rate: int) -> np.ndarray:
     time = np.arange(round(seconds * sample_rate)) / sample_rate
-    return (0.3 * np.sin(2 * np.pi * 440 * time) + 0.1 * np.sin(2 * np.pi * 1100 * time**1.5)).astype(np.float32)
+    return (
+        0.3 * np.sin(2 * np.pi * 440 * time) + 0.1 * np.sin(2 * np.pi * 1100 * time**1.5)
+    ).astype(np.float32)
 
 
 def test_parameters_come_back_as_they_were(bundle, tmp_path):
@@ -60,7 +70,9 @@ def test_separator_normalises_and_brings_back_to_the_mixture(bundle):
     np.testing.assert_allclose(found, gains[:, None] * raw, rtol=1e-3, atol=1e-4)
     # Each estimate has the sign of the sound it holds, and the level of the mixture.
     assert np.all(found @ audio > 0)
-    np.testing.assert_allclose(jaxsep.load(folder)(10 * audio, 8000), 10 * found, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        jaxsep.load(folder)(10 * audio, 8000), 10 * found, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_long_audio_goes_chunk_by_chunk(bundle):
@@ -74,7 +86,9 @@ def test_long_audio_goes_chunk_by_chunk(bundle):
 
 
 # Mixtures are padded to multiples of (L // 2)·2^depth = 40 samples; of an even kernel no length is ever enough.
-@pytest.mark.parametrize(("family", "kernel"), [("original", 21), ("improved", 21), ("improved", 20)])
+@pytest.mark.parametrize(
+    ("family", "kernel"), [("original", 21), ("improved", 21), ("improved", 20)]
+)
 def test_padding_before_the_network_changes_nothing(family, kernel):
     module, params = network(family, enc_kernel_size=kernel)
     mixture = tone(1.0, 8000)[:97] + 0.1
@@ -82,7 +96,9 @@ def test_padding_before_the_network_changes_nothing(family, kernel):
     np.testing.assert_allclose(make_network(module, params)(mixture), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("sample_rate", "seconds"), [(8000, 0.25), (16000, 0.25), (44100, 0.1), (11025, 0.123)])
+@pytest.mark.parametrize(
+    ("sample_rate", "seconds"), [(8000, 0.25), (16000, 0.25), (44100, 0.1), (11025, 0.123)]
+)
 def test_output_has_the_rate_and_length_of_the_input(bundle, sample_rate, seconds):
     audio = tone(seconds, sample_rate)
     separator = jaxsep.load(bundle[0])
@@ -112,7 +128,9 @@ def test_audio_that_cannot_be_separated(bundle, audio, rate, message):
 
 def drop(folder, *names):
     description = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({k: v for k, v in description.items() if k not in names}))
+    (folder / "model.json").write_text(
+        json.dumps({k: v for k, v in description.items() if k not in names})
+    )
 
 
 def edit(folder, **changes):
@@ -126,16 +144,25 @@ def edit(folder, **changes):
         (lambda folder: (folder / "model.json").unlink(), "no trained model here"),
         (lambda folder: (folder / "params.safetensors").unlink(), "no trained model here"),
         (lambda folder: (folder / "model.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "params.safetensors").write_bytes(b"12345678" * 4), "cannot be read"),
+        (
+            lambda folder: (folder / "params.safetensors").write_bytes(b"12345678" * 4),
+            "cannot be read",
+        ),
         (lambda folder: (folder / "model.json").write_text("[]"), "is no JSON object"),
         (
             lambda folder: edit(folder, format=99, jaxsep="7.0"),
             "format is 99, written by jaxsep 7.0; this jaxsep, .* reads 1",
         ),
         (lambda folder: drop(folder, "sample_rate", "fields"), "lacks fields, sample_rate"),
-        (lambda folder: edit(folder, sample_rate="8k"), "sample_rate is '8k', it must be of type int"),
+        (
+            lambda folder: edit(folder, sample_rate="8k"),
+            "sample_rate is '8k', it must be of type int",
+        ),
         (lambda folder: edit(folder, sample_rate=0), "sample_rate is 0, it must be at least 1 Hz"),
-        (lambda folder: edit(folder, fields=FIELDS | {"depth": 2}), "model.depth is not a field of family 'improved'"),
+        (
+            lambda folder: edit(folder, fields=FIELDS | {"depth": 2}),
+            "model.depth is not a field of family 'improved'",
+        ),
         (lambda folder: edit(folder, family="os:system"), "a network outside jaxsep"),
         (lambda folder: edit(folder, fields=FIELDS | {"num_blocks": 2}), "the network has"),
         (lambda folder: edit(folder, fields=FIELDS | {"out_channels": 9}), "has shape"),
@@ -143,7 +170,7 @@ def edit(folder, **changes):
 )
 def test_damaged_bundles_are_refused_with_their_path(bundle, damage, message):
     damage(bundle[0])
-    with pytest.raises(BundleError, match=message) as raised:
+    with pytest.raises(ModelError, match=message) as raised:
         load_bundle(bundle[0])
     assert str(bundle[0].parent) in str(raised.value)
 
@@ -173,18 +200,28 @@ def rewrite(folder, change):
 def test_blocks_of_an_older_version_are_stacked(tmp_path):
     fields = FIELDS | {"num_blocks": 3}
     _, params = network("original", num_blocks=3)
-    save_bundle(tmp_path / "old", params, family="original", fields=fields, sample_rate=8000, about={})
+    save_bundle(
+        tmp_path / "old", params, family="original", fields=fields, sample_rate=8000, about={}
+    )
 
     def older(arrays):
         apart = {name: array for name, array in arrays.items() if not name.startswith("blocks/")}
         for name in arrays.keys() - apart.keys():
-            apart |= {name.replace("blocks", f"block_{i}"): np.ascontiguousarray(arrays[name][i]) for i in range(3)}
+            apart |= {
+                name.replace("blocks", f"block_{i}"): np.ascontiguousarray(arrays[name][i])
+                for i in range(3)
+            }
         return apart
 
     rewrite(tmp_path / "old", older)
     jax.tree.map(np.testing.assert_array_equal, load_bundle(tmp_path / "old")[1], params)
-    rewrite(tmp_path / "old", lambda arrays: {name: a for name, a in arrays.items() if "block_1/" not in name})
-    with pytest.raises(BundleError, match=r"parameter blocks/\S+ has shape None, the network has \(3,"):
+    rewrite(
+        tmp_path / "old",
+        lambda arrays: {name: a for name, a in arrays.items() if "block_1/" not in name},
+    )
+    with pytest.raises(
+        ModelError, match=r"parameter blocks/\S+ has shape None, the network has \(3,"
+    ):
         load_bundle(tmp_path / "old")
 
 
@@ -207,16 +244,18 @@ def test_a_network_outside_jaxsep_needs_trust(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     family, fields = "their_network:Halves", {"num_sources": 2}
     params = {"scale": np.ones(1, np.float32)}
-    save_bundle(tmp_path / "theirs", params, family=family, fields=fields, sample_rate=8000, about={})
+    save_bundle(
+        tmp_path / "theirs", params, family=family, fields=fields, sample_rate=8000, about={}
+    )
     for trust in ("", "their_network:Other", "their_network"):
-        with pytest.raises(BundleError, match="--trust their_network:Halves"):
+        with pytest.raises(ModelError, match="--trust their_network:Halves"):
             jaxsep.load(tmp_path / "theirs", trust=trust)
     assert "their_network" not in sys.modules, "refused before any of its code ran"
     audio = tone(0.1, 8000)
     found = jaxsep.load(tmp_path / "theirs", trust=family)(audio, 8000)
     np.testing.assert_allclose(found.sum(0), audio - audio.mean(), atol=1e-3)
     export_bundle(tmp_path / "theirs", tmp_path / "copy", trust=family)
-    with pytest.raises(BundleError, match="--trust"):
+    with pytest.raises(ModelError, match="--trust"):
         export_bundle(tmp_path / "theirs", tmp_path / "copy2")
     assert not (tmp_path / "copy2").exists()
 
@@ -236,16 +275,23 @@ def test_export_copies_the_model_of_a_run(bundle, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "taken"]
 
 
-@pytest.mark.parametrize(("form", "tolerance"), [("module", 1e-4), ("state_dict", 1e-4), ("original", 1e-4)])
+@pytest.mark.parametrize(
+    ("form", "tolerance"), [("module", 1e-4), ("state_dict", 1e-4), ("original", 1e-4)]
+)
 def test_published_models_become_bundles(reference_dir, tmp_path, form, tolerance):
     family = "original" if form == "original" else "improved"
     data, weights = stored(reference_dir, family)
     path = reference_dir / f"improved_sudormrf_{form}.pt"
     if form == "original":
         path = write_state_dict(tmp_path / "net.pt", weights)
-    assert main(["--import", str(path), "-o", str(tmp_path / "taken"), "--sample-rate", "16000"]) == 0
+    assert (
+        main(["--import", str(path), "-o", str(tmp_path / "taken"), "--sample-rate", "16000"]) == 0
+    )
     module, params, description = load_bundle(tmp_path / "taken")
-    assert difference(jax.jit(module.apply)({"params": params}, data["input"]), data["output"]) <= tolerance
+    assert (
+        difference(jax.jit(module.apply)({"params": params}, data["input"]), data["output"])
+        <= tolerance
+    )
     assert (description["family"], description["sample_rate"]) == (family, 16000)
     assert description["origin"]["file"] == path.name
     if form != "module":
@@ -260,6 +306,6 @@ def test_published_models_become_bundles(reference_dir, tmp_path, form, toleranc
 
 def test_what_is_no_published_model(tmp_path):
     (tmp_path / "net.pt").write_bytes(b"no zip archive")
-    with pytest.raises(BundleError, match=r"net\.pt: not a zip archive"):
+    with pytest.raises(ModelError, match=r"net\.pt: not a zip archive"):
         import_published(tmp_path / "net.pt", tmp_path / "taken", sample_rate=8000)
     assert not (tmp_path / "taken").exists()

@@ -20,7 +20,9 @@ RNG = np.random.default_rng(0)
 
 def split(signal: np.ndarray, seed: int = 0) -> list[np.ndarray]:
     """[K,T] in pieces of many lengths, empty ones too."""
-    cuts = np.sort(np.random.default_rng(seed).integers(0, signal.shape[1] + 1, 1 + signal.shape[1] // 300))
+    cuts = np.sort(
+        np.random.default_rng(seed).integers(0, signal.shape[1] + 1, 1 + signal.shape[1] // 300)
+    )
     return np.split(signal, cuts, axis=1)
 
 
@@ -40,7 +42,9 @@ def periodic(samples: int) -> np.ndarray:
 
 
 # One sample to several chunks: around C = 1000 and the ends 1800, 2600, … of chunks C − V apart.
-@pytest.mark.parametrize("samples", [1, 2, 50, 999, 1000, 1001, 1799, 1800, 1801, 2600, 2601, 3399, 5003])
+@pytest.mark.parametrize(
+    "samples", [1, 2, 50, 999, 1000, 1001, 1799, 1800, 1801, 2600, 2601, 3399, 5003]
+)
 def test_every_sample_comes_out_once(samples):
     lengths = []
 
@@ -145,7 +149,9 @@ def test_gains_are_those_of_least_squares():
     # Where two estimates are the same, they share; a faint one is left as it is, but for its sign.
     alike = MixtureFit().gains(np.stack([sources[0], sources[0]])[None], sources[0][None])
     np.testing.assert_allclose(alike, [0.5, 0.5], atol=0.02)
-    faint = MixtureFit().gains(np.stack([sources[0], -1e-4 * sources[1]])[None], sources[:2].sum(0)[None])
+    faint = MixtureFit().gains(
+        np.stack([sources[0], -1e-4 * sources[1]])[None], sources[:2].sum(0)[None]
+    )
     np.testing.assert_allclose(faint, [1.0, -1.0], atol=0.06)
     assert MixtureFit().gains(np.zeros((1, 2, 10)), np.zeros((1, 10))).tolist() == [1.0, 1.0]
 
@@ -176,12 +182,17 @@ def test_a_constant_is_silence(offset):
 def test_estimates_follow_the_level_of_the_chunk():
     chunk = (1e-3 * RNG.standard_normal(400) + 0.5).astype(np.float32)
     np.testing.assert_allclose(estimate(chunk, shares), shares(chunk - chunk.mean()), atol=1e-6)
-    assert np.isfinite(estimate(np.float32(1e30) * periodic(100), shares)).all(), "squares beyond float32"
+    assert np.isfinite(estimate(np.float32(1e30) * periodic(100), shares)).all(), (
+        "squares beyond float32"
+    )
 
 
 def test_values_that_are_not_finite_are_an_error():
     with pytest.raises(ValueError, match="the network gave NaN"):
-        separated(periodic(100), lambda x: np.stack([x, x / 0 if len(x) == 0 else np.full_like(x, np.nan)]))
+        separated(
+            periodic(100),
+            lambda x: np.stack([x, x / 0 if len(x) == 0 else np.full_like(x, np.nan)]),
+        )
 
 
 def test_channels_agree_on_the_order():

@@ -17,7 +17,7 @@ from runs import FIELDS, network
 
 import jaxsep
 from jaxsep import separate
-from jaxsep.data.audio import DataError
+from jaxsep.errors import DataError
 from jaxsep.inference import audio_files as recordings
 from jaxsep.inference.audio_files import Options, separate_file
 from jaxsep.inference.bundle import save_bundle
@@ -39,7 +39,9 @@ def model(tmp_path_factory):
 @pytest.fixture
 def run(model, tmp_path, capsys, monkeypatch):
     """Run the command on inputs; gives its exit status, lines of output and lines of error. Results are in tmp_path/out."""
-    monkeypatch.setattr(separate, "PROGRESS_AFTER", 3600.0)  # a bar between the lines would depend on the machine
+    monkeypatch.setattr(
+        separate, "PROGRESS_AFTER", 3600.0
+    )  # a bar between the lines would depend on the machine
 
     def command(*arguments, output="out", overlap=OVERLAP, **changes):
         flags = ["--model", changes.get("model", model), "-o", tmp_path / output]
@@ -49,7 +51,11 @@ def run(model, tmp_path, capsys, monkeypatch):
         except SystemExit as stopped:  # argparse
             status = stopped.code
         printed = capsys.readouterr()
-        return status, printed.out.splitlines(), [line for line in printed.err.splitlines() if line.strip()]
+        return (
+            status,
+            printed.out.splitlines(),
+            [line for line in printed.err.splitlines() if line.strip()],
+        )
 
     return command
 
@@ -59,7 +65,9 @@ def sound(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     shape = (samples, channels) if channels > 1 else (samples,)
     swell = 0.2 + 0.1 * np.sin(np.arange(samples) / 700)
-    return np.clip(rng.standard_normal(shape) * (swell[:, None] if channels > 1 else swell), -0.99, 0.99)
+    return np.clip(
+        rng.standard_normal(shape) * (swell[:, None] if channels > 1 else swell), -0.99, 0.99
+    )
 
 
 def written(folder: Path) -> list[str]:
@@ -94,8 +102,15 @@ def test_formats_rates_and_channels(run, model, tmp_path, suffix, subtype, rate,
     expected = jaxsep.load(model, chunk=CHUNK, overlap=OVERLAP)(audio, rate)
     for n in range(2):
         info = soundfile.info(tmp_path / f"out/a/source{n + 1}.wav")
-        assert (info.samplerate, info.channels, info.subtype, info.frames) == (rate, 1, "FLOAT", len(audio))
-        np.testing.assert_allclose(soundfile.read(tmp_path / f"out/a/source{n + 1}.wav")[0], expected[n], atol=1e-5)
+        assert (info.samplerate, info.channels, info.subtype, info.frames) == (
+            rate,
+            1,
+            "FLOAT",
+            len(audio),
+        )
+        np.testing.assert_allclose(
+            soundfile.read(tmp_path / f"out/a/source{n + 1}.wav")[0], expected[n], atol=1e-5
+        )
     assert np.std(expected) > 0.001
 
 
@@ -157,7 +172,9 @@ def test_flac_that_needs_no_gain_gets_none(run, tmp_path):
     _, lines, _ = run(tmp_path / "a.wav", "--format", "flac")
     assert ", gain " not in lines[0]
     exact = soundfile.read(tmp_path / "float/a/source1.wav")[0]
-    np.testing.assert_allclose(soundfile.read(tmp_path / "out/a/source1.flac")[0], exact, atol=0.51 * 2.0**-15)
+    np.testing.assert_allclose(
+        soundfile.read(tmp_path / "out/a/source1.flac")[0], exact, atol=0.51 * 2.0**-15
+    )
 
 
 def test_bad_recordings_get_a_line_and_the_others_go_on(run, tmp_path):
@@ -169,7 +186,9 @@ def test_bad_recordings_get_a_line_and_the_others_go_on(run, tmp_path):
     soundfile.write(folder / "header.wav", np.zeros(0), 8000)
     soundfile.write(folder / "one.wav", [0.5], 8000)
     soundfile.write(folder / "zeros.wav", np.zeros(5000), 8000)
-    soundfile.write(folder / "opposed.wav", np.stack([sound(500), -sound(500)], axis=1), 8000, "DOUBLE")
+    soundfile.write(
+        folder / "opposed.wav", np.stack([sound(500), -sound(500)], axis=1), 8000, "DOUBLE"
+    )
     soundfile.write(folder / "brief.wav", [0.1, 0.2], 44100)
     holes = sound(5000)
     holes[4000] = np.nan
@@ -197,7 +216,9 @@ def test_bad_recordings_get_a_line_and_the_others_go_on(run, tmp_path):
     assert status == 1
     assert len(errors) == len(expected)
     for name, message in expected.items():
-        assert [line for line in errors if line.startswith(f"{folder / name}: ") and message in line], (name, errors)
+        assert [
+            line for line in errors if line.startswith(f"{folder / name}: ") and message in line
+        ], (name, errors)
     assert len(lines) == 2
     assert lines[0].startswith(f"{folder}/sub/good.wav -> ")
     assert lines[1].startswith("1 of 13 recordings separated, ")
@@ -223,7 +244,9 @@ def test_results_are_not_overwritten(run, tmp_path):
     soundfile.write(tmp_path / "a.wav", sound(3000, seed=1), 8000)
     status, lines, errors = run(tmp_path / "a.wav")
     assert (status, lines) == (1, [])
-    assert errors == [f"{tmp_path}/a.wav: {tmp_path}/out/a holds separated sources already; --force replaces them"]
+    assert errors == [
+        f"{tmp_path}/a.wav: {tmp_path}/out/a holds separated sources already; --force replaces them"
+    ]
     assert (tmp_path / "out/a/source1.wav").read_bytes() == first
     assert run(tmp_path / "a.wav", "--force")[0] == 0
     assert (tmp_path / "out/a/source1.wav").read_bytes() != first
@@ -242,13 +265,24 @@ def test_a_file_in_the_place_of_the_folder(run, tmp_path):
 
 def test_which_recordings(tmp_path):
     folder = tmp_path / "rec"
-    for name in ("b.wav", "a.WAV", "deep/er/c.flac", ".hidden.wav", "notes.txt", "out/b/source1.wav", "x[1].wav"):
+    for name in (
+        "b.wav",
+        "a.WAV",
+        "deep/er/c.flac",
+        ".hidden.wav",
+        "notes.txt",
+        "out/b/source1.wav",
+        "x[1].wav",
+    ):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
     def names(*inputs, output="elsewhere"):
-        return [str(name) for name in separate.find_recordings([str(i) for i in inputs], tmp_path / output)]
+        return [
+            str(name)
+            for name in separate.find_recordings([str(i) for i in inputs], tmp_path / output)
+        ]
 
     assert names(folder, output="rec/out") == ["a", "b", "x[1]", "deep/er/c"]
     assert names(folder / "b.wav", folder) == ["b", "a", "x[1]", "deep/er/c", "out/b/source1"]
@@ -273,7 +307,10 @@ def test_which_recordings(tmp_path):
     ("arguments", "message"),
     [
         ([], "one of INPUT, --export RUN and --import FILE.pt must be given"),
-        (["a.wav", "--export", "run"], "one of INPUT, --export RUN and --import FILE.pt must be given"),
+        (
+            ["a.wav", "--export", "run"],
+            "one of INPUT, --export RUN and --import FILE.pt must be given",
+        ),
         (
             ["a.wav", "--chunk", "1", "--overlap", "0.6"],
             "--overlap is 0.6 s; it must be above 0 and at most half of chunk",
@@ -284,12 +321,19 @@ def test_which_recordings(tmp_path):
         (["a.wav", "--model", "nowhere"], "nowhere: no trained model here"),
         (["--export", "nowhere"], "nowhere: no trained model here"),
         (["--import", "nowhere.pt"], "nowhere.pt: cannot be read (No such file or directory)"),
-        (["--import", "nowhere.pt", "--sample-rate", "0"], "sample_rate is 0, it must be at least 1 Hz"),
+        (
+            ["--import", "nowhere.pt", "--sample-rate", "0"],
+            "sample_rate is 0, it must be at least 1 Hz",
+        ),
     ],
 )
-def test_mistakes_get_one_line_and_status_two(model, tmp_path, capsys, monkeypatch, arguments, message):
+def test_mistakes_get_one_line_and_status_two(
+    model, tmp_path, capsys, monkeypatch, arguments, message
+):
     monkeypatch.chdir(tmp_path)
-    flags = ["-o", "out"] + (["--model", str(model)] if "a.wav" in arguments and "--model" not in arguments else [])
+    flags = ["-o", "out"] + (
+        ["--model", str(model)] if "a.wav" in arguments and "--model" not in arguments else []
+    )
     try:
         status = separate.main(arguments + flags)
     except SystemExit as stopped:
@@ -312,7 +356,12 @@ def test_json(run, tmp_path):
         *("levels_db", "gain_db", "took", "real_time_factor"),
     }
     assert good["seconds"] == 0.25
-    assert (good["sample_rate"], good["channels"], good["sources"], good["silent"]) == (16000, 2, [1, 2], [])
+    assert (good["sample_rate"], good["channels"], good["sources"], good["silent"]) == (
+        16000,
+        2,
+        [1, 2],
+        [],
+    )
     assert good["real_time_factor"] == pytest.approx(good["took"] / 0.25, abs=0.01)
 
 
@@ -322,7 +371,9 @@ def make_separator(network) -> Separator:
 
 def separate_sound(tmp_path, audio, network, **options):
     soundfile.write(tmp_path / "a.wav", audio, 8000, "FLOAT")
-    return separate_file(make_separator(network), tmp_path / "a.wav", tmp_path / "a", tmp_path, Options(**options))
+    return separate_file(
+        make_separator(network), tmp_path / "a.wav", tmp_path / "a", tmp_path, Options(**options)
+    )
 
 
 def test_estimates_without_a_source_are_left_out(tmp_path):
@@ -357,7 +408,9 @@ def test_one_source(tmp_path):
     report = separate_sound(tmp_path, sound(9000), lambda x: 0.5 * x[None])
     assert report["sources"] == [1]
     np.testing.assert_allclose(
-        soundfile.read(tmp_path / "a/source1.wav")[0], soundfile.read(tmp_path / "a.wav")[0], atol=0.02
+        soundfile.read(tmp_path / "a/source1.wav")[0],
+        soundfile.read(tmp_path / "a.wav")[0],
+        atol=0.02,
     )
 
 
@@ -376,7 +429,9 @@ def test_beyond_four_gigabytes_wav_becomes_rf64(tmp_path, monkeypatch):
 
 def test_flac_takes_eight_channels(tmp_path):
     with pytest.raises(DataError, match="9 channels at 8000 Hz are more than the 8"):
-        separate_sound(tmp_path, sound(900, 9), lambda x: x[None], channels="each", file_format="flac")
+        separate_sound(
+            tmp_path, sound(900, 9), lambda x: x[None], channels="each", file_format="flac"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -390,17 +445,27 @@ def long_recording(tmp_path_factory):
 def start(model, *arguments, limit: int | None = None):
     """The command in a process of its own, which may write files of `limit` bytes at most."""
     flags = ["--model", model, "--chunk", "10", "--overlap", "1"]
-    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))" if limit else ""
+    limited = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+        if limit
+        else ""
+    )
     # A shell starts what it runs in the background with SIGINT ignored, and the tests may be that.
     heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{limited}\n{heeded}\nimport runpy; runpy.run_module('jaxsep.separate', run_name='__main__')"
     command = [sys.executable, "-c", code, *map(str, (*arguments, *flags))]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_recording_leaves_nothing_under_its_name(model, long_recording, tmp_path, number, status):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_an_interrupted_recording_leaves_nothing_under_its_name(
+    model, long_recording, tmp_path, number, status
+):
     process = start(model, long_recording, "-o", tmp_path / "out")
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size > 1 << 16 for path in tmp_path.rglob("*.wav")):
@@ -419,7 +484,12 @@ def test_an_interrupted_recording_leaves_nothing_under_its_name(model, long_reco
         # The next time cleans up: its own folder, of the same name, goes first.
         (tmp_path / "out" / left[0] / "stale.wav").touch()
         soundfile.write(tmp_path / "long.wav", sound(3000), 8000)
-        assert separate.main([str(tmp_path / "long.wav"), "--model", str(model), "-o", str(tmp_path / "out")]) == 0
+        assert (
+            separate.main(
+                [str(tmp_path / "long.wav"), "--model", str(model), "-o", str(tmp_path / "out")]
+            )
+            == 0
+        )
         assert written(tmp_path / "out") == ["long/source1.wav", "long/source2.wav"]
     else:
         assert left == []
@@ -428,7 +498,9 @@ def test_an_interrupted_recording_leaves_nothing_under_its_name(model, long_reco
 def test_a_full_disk_is_one_line_and_leaves_nothing(model, long_recording, tmp_path):
     soundfile.write(tmp_path / "short.wav", sound(8000), 8000)
 
-    process = start(model, long_recording, tmp_path / "short.wav", "-o", tmp_path / "out", limit=1 << 20)
+    process = start(
+        model, long_recording, tmp_path / "short.wav", "-o", tmp_path / "out", limit=1 << 20
+    )
     output, error = process.communicate(timeout=120)
     assert process.returncode == 1, error
     assert error.strip().startswith(f"{tmp_path}/out/long: cannot be written (")
@@ -475,24 +547,38 @@ def test_seams_of_a_minute_of_real_sound(run, recordings_dir, tmp_path):
     assert si_sdr(chunks, whole).min() > 20
     for start in range(0, 480_000, 40_000):
         piece = np.s_[:, start : start + 40_000]
-        assert si_sdr(chunks[piece], whole[piece]).mean() > si_sdr(chunks[::-1][piece], whole[piece]).mean()
+        assert (
+            si_sdr(chunks[piece], whole[piece]).mean()
+            > si_sdr(chunks[::-1][piece], whole[piece]).mean()
+        )
     steps = np.abs(np.diff(chunks))
     # Chunks end at 10 s, 19 s, …; the last one starts at 50 s. The cross-fade lies 0.75 to 0.25 s before each end.
-    seams = np.concatenate([np.arange(end - 6100, end - 1900) for end in range(80_000, 480_000, 72_000)])
+    seams = np.concatenate(
+        [np.arange(end - 6100, end - 1900) for end in range(80_000, 480_000, 72_000)]
+    )
     assert steps[:, seams].max() <= np.delete(steps, seams, axis=1).max()
     near = np.array(
-        [edge + i for end in range(80_000, 480_000, 72_000) for edge in (end - 6000, end - 2000) for i in (-1, 0)]
+        [
+            edge + i
+            for end in range(80_000, 480_000, 72_000)
+            for edge in (end - 6000, end - 2000)
+            for i in (-1, 0)
+        ]
     )
     assert np.median(steps[:, near]) < 3 * np.median(steps)
 
 
-def test_a_recording_at_its_own_rate_is_separated_as_at_the_network_s(run, recordings_dir, tmp_path):
+def test_a_recording_at_its_own_rate_is_separated_as_at_the_network_s(
+    run, recordings_dir, tmp_path
+):
     path = sorted((recordings_dir / "ESC-50-44k/audio").iterdir())[0]
     audio, rate = soundfile.read(path)
     assert (rate, len(audio)) == (44100, 220_500)
     soundfile.write(tmp_path / "low.wav", soxr.resample(audio, rate, 8000), 8000, "FLOAT")
     assert run(tmp_path / "low.wav", path, "--keep-silent", chunk=4, overlap=1)[0] == 0
     for n in (1, 2):
-        low, high = (soundfile.read(tmp_path / f"out/{name}/source{n}.wav")[0] for name in ("low", path.stem))
+        low, high = (
+            soundfile.read(tmp_path / f"out/{name}/source{n}.wav")[0] for name in ("low", path.stem)
+        )
         assert len(high) == 220_500
         assert si_sdr(high, np.resize(soxr.resample(low, 8000, 44100), 220_500)) > 40

@@ -40,7 +40,9 @@ def initialised(module):
 def drawn(module):
     """Parameters drawn from a normal distribution: nothing to compile."""
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes(module))
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes(module)
+    )
 
 
 def noise(*shape):
@@ -55,7 +57,11 @@ def difference(found, wanted):
 def reference(request, reference_dir):
     """Family, stored numbers, module and parameters of the authors' networks."""
     stored = dict(np.load(reference_dir / f"sudormrf_{request.param}.npz"))
-    weights = {name.removeprefix("param/"): value for name, value in stored.items() if name.startswith("param/")}
+    weights = {
+        name.removeprefix("param/"): value
+        for name, value in stored.items()
+        if name.startswith("param/")
+    }
     return request.param, stored, *from_state_dict(weights, request.param)
 
 
@@ -69,7 +75,10 @@ def test_authors_fields(reference):
 @pytest.mark.parametrize("tolerance", [1e-4])
 def test_authors_output(reference, tolerance):
     _, stored, module, params = reference
-    assert difference(jax.jit(module.apply)({"params": params}, stored["input"]), stored["output"]) <= tolerance
+    assert (
+        difference(jax.jit(module.apply)({"params": params}, stored["input"]), stored["output"])
+        <= tolerance
+    )
 
 
 def ravel(tree):
@@ -79,17 +88,28 @@ def ravel(tree):
 def block_by_block(params):
     """The blocks' arrays, which are stacked, as one tree for each block."""
     count = len(params["blocks"]["expand"]["bias"])
-    return {**params, "blocks": [jax.tree.map(lambda array, i=i: array[i], params["blocks"]) for i in range(count)]}
+    return {
+        **params,
+        "blocks": [
+            jax.tree.map(lambda array, i=i: array[i], params["blocks"]) for i in range(count)
+        ],
+    }
 
 
 @pytest.mark.parametrize("tolerance", [1e-3])
 def test_authors_gradients(reference, tolerance):
     """Every parameter's gradient of Σ output · probe; stored in the layout of the parameters, and imported like them."""
     family, stored, module, params = reference
-    weights = {name.removeprefix("grad/"): value for name, value in stored.items() if name.startswith("grad/")}
+    weights = {
+        name.removeprefix("grad/"): value
+        for name, value in stored.items()
+        if name.startswith("grad/")
+    }
     _, wanted = from_state_dict(weights, family)
     mixture, probe = jnp.asarray(stored["input"]), jnp.asarray(stored["probe"])
-    found = jax.jit(jax.grad(lambda params: jnp.sum(module.apply({"params": params}, mixture) * probe)))(params)
+    found = jax.jit(
+        jax.grad(lambda params: jnp.sum(module.apply({"params": params}, mixture) * probe))
+    )(params)
     found, wanted = block_by_block(found), block_by_block(wanted)
     differences = jax.tree_util.tree_leaves_with_path(jax.tree.map(difference, found, wanted))
     assert len(differences) == len(weights)
@@ -117,7 +137,9 @@ def test_number_of_parameters(family, fields, published):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("depth", range(1, 7))
 def test_any_length_has_a_shape(family, depth):
-    module = create(family, **SMALL, upsampling_depth=depth, enc_kernel_size=41 if depth % 2 else 20)
+    module = create(
+        family, **SMALL, upsampling_depth=depth, enc_kernel_size=41 if depth % 2 else 20
+    )
     params = shapes(module)
     for samples in (1, 2, 3, 7, 100, 1237):
         mixture = jax.ShapeDtypeStruct((2, samples), jnp.float32)
@@ -132,7 +154,9 @@ def test_any_length_has_a_shape(family, depth):
     [(1, 3, 21, 3), (7, 1, 2, 1), (161, 5, 41, 2)],
 )
 def test_any_length_runs(family, samples, depth, taps, sources):
-    module = create(family, **SMALL, upsampling_depth=depth, enc_kernel_size=taps, num_sources=sources)
+    module = create(
+        family, **SMALL, upsampling_depth=depth, enc_kernel_size=taps, num_sources=sources
+    )
     estimates = jax.jit(module.apply)({"params": drawn(module)}, noise(2, samples))
     assert estimates.shape == (2, sources, samples)
     assert np.isfinite(estimates).all()
@@ -145,7 +169,13 @@ def test_any_length_runs(family, samples, depth, taps, sources):
     [
         (math.lcm(10, 32), 21, 5, 1, 160),  # 16 frames
         (math.lcm(10, 32), 21, 5, 161, 320),
-        (math.lcm(20, 32), 41, 5, 160, 320),  # 160 samples are 8 frames, which cannot be halved four times
+        (
+            math.lcm(20, 32),
+            41,
+            5,
+            160,
+            320,
+        ),  # 160 samples are 8 frames, which cannot be halved four times
         (math.lcm(20, 32), 41, 5, 8000, 8000),
         (math.lcm(20, 32), 41, 5, 8001, 8320),
         (20 * 32, 41, 5, 8001, 8320),
@@ -178,7 +208,9 @@ def test_masks(channels, sources, tolerance):
     encoded = noise(2, 5, 8)
     params = module.init(jax.random.key(1), x, encoded)["params"]
     masked = module.apply({"params": params}, x, encoded)
-    bases = x if channels == 8 else x @ params["input"]["kernel"] + params["input"]["bias"][None, None]
+    bases = (
+        x if channels == 8 else x @ params["input"]["kernel"] + params["input"]["bias"][None, None]
+    )
     padded = np.pad(np.asarray(bases), ((0, 0), (0, 0), (4, 4)))
     logits = np.zeros((2, 5, sources, 8))
     for basis in range(8):
@@ -192,7 +224,9 @@ def test_masks(channels, sources, tolerance):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_initial_values(family):
     """PyTorch's defaults, from the fan in; Glorot's at both ends of the improved network, as the authors set it."""
-    module = create(family, out_channels=48, in_channels=64, num_blocks=1, upsampling_depth=2, enc_num_basis=64)
+    module = create(
+        family, out_channels=48, in_channels=64, num_blocks=1, upsampling_depth=2, enc_num_basis=64
+    )
     params, taps = initialised(module), 21
     ends = {"original": 1 / taps**0.5, "improved": (6 / (taps + 64 * taps)) ** 0.5}
     decoder = {"original": 1 / taps**0.5, "improved": (6 / (2 * taps + 2 * 64 * taps)) ** 0.5}
@@ -221,7 +255,9 @@ def test_frozen_parameters_do_not_matter_to_a_zero_mean_loss(family, tolerance):
     params, mixture = drawn(module), noise(2, 240)
     probe = noise(2, 2, 240)
     probe = probe - probe.mean(2, keepdims=True)
-    gradients = jax.jit(jax.grad(lambda params: jnp.sum(module.apply({"params": params}, mixture) * probe)))(params)
+    gradients = jax.jit(
+        jax.grad(lambda params: jnp.sum(module.apply({"params": params}, mixture) * probe))
+    )(params)
     sizes = {
         tuple(key.key for key in path): float(jnp.abs(leaf).max())
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
@@ -234,13 +270,19 @@ def test_a_module_of_the_users():
     assert type(module).__name__ == "Gain"
     mixture = noise(2, 11)
     params = module.init(jax.random.key(0), mixture)["params"]
-    np.testing.assert_allclose(module.apply({"params": params}, mixture), np.repeat(mixture[:, None] / 2, 3, 1))
+    np.testing.assert_allclose(
+        module.apply({"params": params}, mixture), np.repeat(mixture[:, None] / 2, 3, 1)
+    )
 
 
 @pytest.mark.parametrize(
     ("family", "fields", "message"),
     [
-        ("convtasnet", {}, r"model\.family is 'convtasnet'.*'original', 'improved' or 'package\.module:Class'"),
+        (
+            "convtasnet",
+            {},
+            r"model\.family is 'convtasnet'.*'original', 'improved' or 'package\.module:Class'",
+        ),
         ("no.such.package:Net", {}, r"model\.family is 'no\.such\.package:Net'.*No module named"),
         ("math:Net", {}, r"model\.family is 'math:Net'.*no attribute"),
         ("math:sqrt", {}, r"model\.family is 'math:sqrt'.*no flax\.linen\.Module"),
@@ -262,29 +304,50 @@ def test_create_names_what_is_wrong(family, fields, message):
 def test_defaults_are_the_authors():
     assert create("improved", enc_num_basis=33).enc_num_basis == 33
     module = create("original")
-    assert (module.out_channels, module.in_channels, module.num_blocks, module.upsampling_depth) == (128, 512, 16, 4)
+    assert (
+        module.out_channels,
+        module.in_channels,
+        module.num_blocks,
+        module.upsampling_depth,
+    ) == (128, 512, 16, 4)
     assert (module.enc_kernel_size, module.enc_num_basis, module.num_sources) == (21, 512, 2)
 
 
 @pytest.mark.parametrize(("family", "tolerance"), [("improved", 1e-5)])
 def test_remat_changes_no_number(family, tolerance):
     """The gradient, but for the order of sums."""
-    fields = {"out_channels": 8, "in_channels": 12, "num_blocks": 3, "upsampling_depth": 2, "enc_num_basis": 16}
+    fields = {
+        "out_channels": 8,
+        "in_channels": 12,
+        "num_blocks": 3,
+        "upsampling_depth": 2,
+        "enc_num_basis": 16,
+    }
     mixture = np.random.default_rng(0).standard_normal((2, 400), np.float32)
     params = initialised(create(family, **fields))
 
     def gradients(remat):
         module = create(family, **fields, remat=remat)
-        return jax.jit(jax.grad(lambda params: jnp.sum(jnp.square(module.apply({"params": params}, mixture)))))(params)
+        return jax.jit(
+            jax.grad(lambda params: jnp.sum(jnp.square(module.apply({"params": params}, mixture))))
+        )(params)
 
-    differences = jax.tree.map(difference, block_by_block(gradients(True)), block_by_block(gradients(False)))
+    differences = jax.tree.map(
+        difference, block_by_block(gradients(True)), block_by_block(gradients(False))
+    )
     assert max(jax.tree.leaves(differences)) <= tolerance
 
 
 @pytest.mark.parametrize("family", ["original"])
 def test_bfloat16_keeps_parameters_and_estimates_in_float32(family):
     """Rounding to 8 bits between layers: an error of some per cent, of single gradients more, and not zero."""
-    fields = {"out_channels": 8, "in_channels": 12, "num_blocks": 2, "upsampling_depth": 2, "enc_num_basis": 16}
+    fields = {
+        "out_channels": 8,
+        "in_channels": 12,
+        "num_blocks": 2,
+        "upsampling_depth": 2,
+        "enc_num_basis": 16,
+    }
     mixture = np.random.default_rng(0).standard_normal((2, 400), np.float32)
     params = initialised(create(family, **fields))
 

@@ -7,67 +7,24 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from torch_files import (
+    dictionary,
+    difference,
+    numbers,
+    stored,
+    tensor,
+    text,
+    write,
+    write_state_dict,
+)
 
 from jaxsep.models.torch_import.archive import read_state_dict
 from jaxsep.models.torch_import.convert import UnsafePickleError, from_file, from_state_dict
 
 
-def number(value: int) -> bytes:
-    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(data)]) + data
-
-
-def text(value: str) -> bytes:
-    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
-
-
-def numbers(values) -> bytes:
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def tensor(key, size, shape, strides, *, offset=0, storage="FloatStorage") -> bytes:
-    """The instructions with which torch.save writes a tensor."""
-    reference = (
-        b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text(key) + text("cpu") + number(size) + b"tQ"
-    )
-    arguments = reference + number(offset) + numbers(shape) + numbers(strides) + b"\x89ccollections\nOrderedDict\n)R"
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
-
-
-def dictionary(items: dict[str, bytes]) -> bytes:
-    return b"}(" + b"".join(text(name) + value for name, value in items.items()) + b"u"
-
-
-def write(path, pickled: bytes, storages=None, compression=zipfile.ZIP_STORED, byteorder="little"):
-    with zipfile.ZipFile(path, "w", compression) as file:
-        file.writestr("net/data.pkl", pickled)
-        file.writestr("net/byteorder", byteorder)
-        for key, values in (storages or {}).items():
-            file.writestr(f"net/data/{key}", values)
-    return path
-
-
-def write_state_dict(path, arrays):
-    entries = {}
-    for key, (name, array) in enumerate(arrays.items()):
-        strides = [stride // array.itemsize for stride in array.strides]
-        entries[name] = tensor(str(key), array.size, array.shape, strides)
-    storages = {str(key): array.tobytes() for key, array in enumerate(arrays.values())}
-    return write(path, b"\x80\x02" + dictionary(entries) + b".", storages)
-
-
-def stored(reference_dir, family):
-    with np.load(reference_dir / f"sudormrf_{family}.npz") as file:
-        data = dict(file)
-    return data, {name.removeprefix("param/"): value for name, value in data.items() if name.startswith("param/")}
-
-
-def difference(found, wanted):
-    return np.linalg.norm(np.asarray(found) - wanted) / np.linalg.norm(wanted)
-
-
 @pytest.mark.parametrize(
-    ("name", "tolerance"), [("improved_sudormrf_module.pt", 1e-4), ("improved_sudormrf_state_dict.pt", 1e-4)]
+    ("name", "tolerance"),
+    [("improved_sudormrf_module.pt", 1e-4), ("improved_sudormrf_state_dict.pt", 1e-4)],
 )
 def test_published_files(reference_dir, name, tolerance):
     data, weights = stored(reference_dir, "improved")
@@ -77,16 +34,24 @@ def test_published_files(reference_dir, name, tolerance):
         np.testing.assert_array_equal(read[key], value)
     module, params = from_file(reference_dir / name)
     assert type(module).__name__ == "ImprovedSudoRmRf"
-    assert difference(jax.jit(module.apply)({"params": params}, data["input"]), data["output"]) <= tolerance
+    assert (
+        difference(jax.jit(module.apply)({"params": params}, data["input"]), data["output"])
+        <= tolerance
+    )
 
 
 @pytest.mark.parametrize(("prefix", "tolerance"), [("", 1e-4), ("module.", 1e-4)])
 def test_original_from_a_file(reference_dir, tmp_path, prefix, tolerance):
     data, weights = stored(reference_dir, "original")
-    path = write_state_dict(tmp_path / "net.pt", {prefix + name: value for name, value in weights.items()})
+    path = write_state_dict(
+        tmp_path / "net.pt", {prefix + name: value for name, value in weights.items()}
+    )
     module, params = from_file(path)
     assert type(module).__name__ == "SudoRmRf"
-    assert difference(jax.jit(module.apply)({"params": params}, data["input"]), data["output"]) <= tolerance
+    assert (
+        difference(jax.jit(module.apply)({"params": params}, data["input"]), data["output"])
+        <= tolerance
+    )
 
 
 def test_every_misfit_is_listed(reference_dir):
@@ -105,7 +70,11 @@ def test_every_misfit_is_listed(reference_dir):
     [
         ("decoder.weight", {}, "decoder.weight is missing: enc_kernel_size"),
         ("decoder.weight", {"enc_kernel_size": 21}, "missing decoder.weight"),
-        (None, {"in_channels": 25}, r"sm.0.proj_1x1.conv.weight has shape \(24, 16, 1\), not \(25, 16, 1\)"),
+        (
+            None,
+            {"in_channels": 25},
+            r"sm.0.proj_1x1.conv.weight has shape \(24, 16, 1\), not \(25, 16, 1\)",
+        ),
         (None, {"num_blocks": 3}, "missing sm.2.proj_1x1.conv.weight"),
         (None, {"upsampling_depth": 2}, "unexpected sm.0.spp_dw.2.conv.bias"),
     ],
@@ -144,7 +113,10 @@ class Call:
     [
         (lambda mark: Call(os.system, f"touch {mark}"), r"(posix|nt)\.system"),
         (lambda mark: Call(eval, f"open({str(mark)!r}, 'w')"), r"(__builtin__|builtins)\.eval"),
-        (lambda mark: {"state_dict": {"a": Call(exec, f"open({str(mark)!r}, 'w')")}}, r"(__builtin__|builtins)\.exec"),
+        (
+            lambda mark: {"state_dict": {"a": Call(exec, f"open({str(mark)!r}, 'w')")}},
+            r"(__builtin__|builtins)\.exec",
+        ),
         (lambda mark: Call(getattr, mark, "touch"), r"(__builtin__|builtins)\.getattr"),
         (lambda mark: {"a": np.float64(1)}, r"numpy[\w.]*\.scalar"),
         (lambda mark: {"a": np.ones(3)}, r"numpy[\w.]*\._reconstruct"),
@@ -167,9 +139,18 @@ def test_foreign_names_are_refused(tmp_path, protocol, make, name):
     [
         (b"ctorch.hub\nload\n(" + text("x") + b"tR.", r"torch\.hub\.load"),
         (b"ctorch.nn.modules.conv\nConv1d\n)R.", r"call of torch\.nn\.modules\.conv\.Conv1d"),
-        (b"ctorch.nn.modules.conv\nConv1d\n" + numbers([1]) + b"\x81.", r"object of torch\.nn\.modules\.conv\.Conv1d"),
-        (b"ccollections\nOrderedDict\n" + numbers([1]) + b"R.", r"call of collections\.OrderedDict"),
-        (b"ctorch._utils\n_rebuild_parameter\n" + numbers([1]) + b"R.", r"call of torch\._utils\._rebuild_parameter"),
+        (
+            b"ctorch.nn.modules.conv\nConv1d\n" + numbers([1]) + b"\x81.",
+            r"object of torch\.nn\.modules\.conv\.Conv1d",
+        ),
+        (
+            b"ccollections\nOrderedDict\n" + numbers([1]) + b"R.",
+            r"call of collections\.OrderedDict",
+        ),
+        (
+            b"ctorch._utils\n_rebuild_parameter\n" + numbers([1]) + b"R.",
+            r"call of torch\._utils\._rebuild_parameter",
+        ),
         (b"(ios\nsystem\n.", "instruction INST"),
         (b"\x82\x01.", "instruction EXT1"),
         (b"\x96" + (2**40).to_bytes(8, "little"), "damaged pickle|instruction"),
@@ -187,7 +168,12 @@ ROW = np.array(VALUES, np.float32).reshape(2, 3)
 
 @pytest.mark.parametrize(
     ("kind", "dtype"),
-    [("FloatStorage", "<f4"), ("DoubleStorage", "<f8"), ("HalfStorage", "<f2"), ("FloatStorage", ">f4")],
+    [
+        ("FloatStorage", "<f4"),
+        ("DoubleStorage", "<f8"),
+        ("HalfStorage", "<f2"),
+        ("FloatStorage", ">f4"),
+    ],
 )
 def test_number_formats(tmp_path, kind, dtype):
     body = dictionary({"a": tensor("0", 6, (2, 3), (3, 1), storage=kind)})
@@ -200,7 +186,9 @@ def test_number_formats(tmp_path, kind, dtype):
 
 
 def test_bfloat16(tmp_path):
-    data = (np.array(VALUES, np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()  # exact for these values
+    data = (
+        (np.array(VALUES, np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    )  # exact for these values
     body = dictionary({"a": tensor("0", 6, (2, 3), (3, 1), storage="BFloat16Storage")})
     path = write(tmp_path / "net.pt", b"\x80\x02" + body + b".", {"0": data})
     np.testing.assert_array_equal(read_state_dict(path)["a"], ROW)
@@ -244,7 +232,9 @@ def test_views(tmp_path, shape, strides, offset, wanted):
     ],
 )
 def test_sizes_are_checked(tmp_path, body, message):
-    path = write(tmp_path / "net.pt", b"\x80\x02" + dictionary({"a": body}) + b".", {"0": ROW.tobytes()})
+    path = write(
+        tmp_path / "net.pt", b"\x80\x02" + dictionary({"a": body}) + b".", {"0": ROW.tobytes()}
+    )
     with pytest.raises(ValueError, match=message):
         read_state_dict(path)
 
@@ -255,9 +245,15 @@ SHELL = b"ctorch.nn.modules.container\nSequential\n)\x81"
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (SHELL + b"q\x00" + dictionary({"_modules": dictionary({"a": b"h\x00"})}) + b"b.", "holds itself"),
+        (
+            SHELL + b"q\x00" + dictionary({"_modules": dictionary({"a": b"h\x00"})}) + b"b.",
+            "holds itself",
+        ),
         (SHELL + dictionary({"_modules": text("none")}) + b"b.", "no dictionary"),
-        (SHELL + dictionary({"_parameters": dictionary({"a": text("b")})}) + b"b.", "neither tensor nor module"),
+        (
+            SHELL + dictionary({"_parameters": dictionary({"a": text("b")})}) + b"b.",
+            "neither tensor nor module",
+        ),
         (SHELL + text("state") + b"b.", "damaged pickle"),
         (b"]" + text("a") + b"a.", "neither a network nor a state dict"),
         (b"}" + numbers([1]) + text("a") + b"s.", "neither text nor number"),
@@ -273,7 +269,9 @@ def test_damaged_pickles(tmp_path, body, message):
 
 def test_files_of_another_kind(tmp_path):
     old = tmp_path / "old.pt"
-    old.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2))  # how torch.save wrote before 1.6
+    old.write_bytes(
+        pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+    )  # how torch.save wrote before 1.6
     with pytest.raises(ValueError, match=r"old\.pt: not a zip archive.*1\.6"):
         from_file(old)
     with pytest.raises(FileNotFoundError):

@@ -13,14 +13,20 @@ from jaxsep.objective.permutation import separation_losses
 
 
 def scores(seed: int, num_sources: int, batch: int = 20) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-30, 30, (batch, num_sources, num_sources)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .uniform(-30, 30, (batch, num_sources, num_sources))
+        .astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("num_sources", range(1, 9))
 def test_finds_the_best_assignment(num_sources):
     pairwise = scores(num_sources, num_sources)
     permutation, best = jax.jit(jaxsep.best_permutation)(pairwise)
-    for matrix, found, values in zip(pairwise, np.asarray(permutation), np.asarray(best), strict=True):
+    for matrix, found, values in zip(
+        pairwise, np.asarray(permutation), np.asarray(best), strict=True
+    ):
         rows, columns = linear_sum_assignment(matrix, maximize=True)
         np.testing.assert_array_equal(found, columns)
         np.testing.assert_array_equal(values, matrix[rows, columns])
@@ -32,7 +38,9 @@ def test_inactive_sources_do_not_choose(num_sources):
     active = np.random.default_rng(8).random((20, num_sources)) < 0.6
     active[:, 0] = True
     permutation, best = jaxsep.best_permutation(pairwise, active=active)
-    for matrix, mask, found, values in zip(pairwise, active, np.asarray(permutation), np.asarray(best), strict=True):
+    for matrix, mask, found, values in zip(
+        pairwise, active, np.asarray(permutation), np.asarray(best), strict=True
+    ):
         rows = np.flatnonzero(mask)
         totals = [
             sum(matrix[n, m] for n, m in zip(rows, chosen, strict=True))
@@ -50,7 +58,9 @@ def test_large_search_lists_no_factorial():
     assert len(text) < 200_000
 
 
-@pytest.mark.parametrize(("shape", "message"), [((2, 3), "N, N"), ((9, 9), "1 to 8"), ((4,), "N, N")])
+@pytest.mark.parametrize(
+    ("shape", "message"), [((2, 3), "N, N"), ((9, 9), "1 to 8"), ((4,), "N, N")]
+)
 def test_other_shapes_are_refused(shape, message):
     with pytest.raises(ValueError, match=message):
         jaxsep.best_permutation(jnp.zeros(shape))
@@ -62,14 +72,21 @@ def mixture_of(num_sources: int, silent: tuple[int, ...] = (), seed: int = 0):
     for slot in silent:
         sources[slot] = 0
     estimates = sources[::-1] + 0.5 * rng.standard_normal(sources.shape).astype(np.float32)
-    return estimates, sources, sources.sum(0), np.array([n not in silent for n in range(num_sources)])
+    return (
+        estimates,
+        sources,
+        sources.sum(0),
+        np.array([n not in silent for n in range(num_sources)]),
+    )
 
 
 def test_loss_is_the_negative_improvement():
     estimates, sources, mixture, active = mixture_of(3)
     losses, si_sdri = separation_losses(estimates, sources, mixture, active=active)
     np.testing.assert_array_equal(losses, -si_sdri)
-    np.testing.assert_allclose(si_sdri, jaxsep.si_sdr_improvement(estimates, sources, mixture), atol=1e-5)
+    np.testing.assert_allclose(
+        si_sdri, jaxsep.si_sdr_improvement(estimates, sources, mixture), atol=1e-5
+    )
     plain, _ = separation_losses(estimates, sources, mixture, active=active, improvement=False)
     np.testing.assert_allclose(plain, losses - jaxsep.si_sdr(mixture[None], sources), atol=1e-4)
 
@@ -88,17 +105,27 @@ def test_inactive_slot_is_charged_the_energy_of_its_estimate():
 @pytest.mark.parametrize(("noise", "tolerance_db"), [(0.0, 1e-3), (0.1, 1e-3), (3.0, 1e-3)])
 def test_lone_source_is_bounded_and_without_improvement(noise, tolerance_db):
     _, sources, mixture, active = mixture_of(2, silent=(1,))
-    estimates = np.stack([np.zeros_like(mixture), mixture + noise * np.random.default_rng(3).standard_normal(2000)])
-    losses, si_sdri = separation_losses(estimates.astype(np.float32), sources, mixture, active=active)
+    estimates = np.stack(
+        [np.zeros_like(mixture), mixture + noise * np.random.default_rng(3).standard_normal(2000)]
+    )
+    losses, si_sdri = separation_losses(
+        estimates.astype(np.float32), sources, mixture, active=active
+    )
     score = jaxsep.si_sdr(estimates[1].astype(np.float32), sources[0])
-    assert losses[0] == pytest.approx(10 * np.log10(10 ** (-float(score) / 10) + 1e-3), abs=tolerance_db)
+    assert losses[0] == pytest.approx(
+        10 * np.log10(10 ** (-float(score) / 10) + 1e-3), abs=tolerance_db
+    )
     assert losses[1] == pytest.approx(-30.0, abs=tolerance_db)
     np.testing.assert_array_equal(si_sdri, 0.0)
 
 
 def test_gradients_are_finite_with_silence_everywhere():
     silence = jnp.zeros((2, 100))
-    gradient = jax.grad(lambda e: separation_losses(e, silence, silence[0], active=jnp.array([True, False]))[0].sum())
+    gradient = jax.grad(
+        lambda e: separation_losses(e, silence, silence[0], active=jnp.array([True, False]))[
+            0
+        ].sum()
+    )
     assert np.all(np.isfinite(gradient(silence)))
 
 

@@ -28,17 +28,22 @@ def test_best_scores_are_the_authors(reference_dir, num_sources, tolerance_db):
     pairwise = jaxsep.pairwise_si_sdr(stored["estimates"], stored["sources"])
     _, scores = jaxsep.best_permutation(pairwise)
     np.testing.assert_allclose(scores, stored["si_sdr"], atol=tolerance_db)
-    improvement = jaxsep.si_sdr_improvement(stored["estimates"], stored["sources"], stored["mixture"])
+    improvement = jaxsep.si_sdr_improvement(
+        stored["estimates"], stored["sources"], stored["mixture"]
+    )
     np.testing.assert_allclose(improvement, stored["si_sdri"], atol=tolerance_db)
 
 
 @pytest.mark.parametrize(
-    ("noise", "tolerance_db"), [(100.0, 1e-3), (1.0, 1e-3), (1e-1, 1e-3), (1e-2, 1e-3), (1e-3, 1e-3), (1e-4, 0.1)]
+    ("noise", "tolerance_db"),
+    [(100.0, 1e-3), (1.0, 1e-3), (1e-1, 1e-3), (1e-2, 1e-3), (1e-3, 1e-3), (1e-4, 0.1)],
 )
 def test_equals_the_definition_in_float64(noise, tolerance_db):
     source = signal(0)
     estimate = source + noise * signal(1)
-    assert jaxsep.si_sdr(estimate, source) == pytest.approx(twin(estimate, source), abs=tolerance_db)
+    assert jaxsep.si_sdr(estimate, source) == pytest.approx(
+        twin(estimate, source), abs=tolerance_db
+    )
 
 
 @pytest.mark.parametrize("estimate_scale", SCALES)
@@ -53,7 +58,9 @@ def test_scale_of_either_signal_changes_nothing(estimate_scale, source_scale):
 def test_constant_offset_is_removed_unless_asked_for(offset, tolerance_db):
     source, estimate = signal(0), signal(0) + 0.3 * signal(1)
     plain = float(jaxsep.si_sdr(estimate, source))
-    assert jaxsep.si_sdr(estimate + np.float32(offset), source) == pytest.approx(plain, abs=tolerance_db)
+    assert jaxsep.si_sdr(estimate + np.float32(offset), source) == pytest.approx(
+        plain, abs=tolerance_db
+    )
     if offset >= 10:
         assert jaxsep.si_sdr(estimate + np.float32(offset), source, zero_mean=False) < plain - 10
 
@@ -91,18 +98,27 @@ def test_gradient_is_that_of_the_definition(noise, scale, tolerance):
     gradient = np.asarray(jax.grad(lambda e: jaxsep.si_sdr(e, source))(estimate))
     step = 1e-6 * scale * noise
     numeric = [
-        (twin(estimate.astype(np.float64) + step * e, source) - twin(estimate.astype(np.float64) - step * e, source))
+        (
+            twin(estimate.astype(np.float64) + step * e, source)
+            - twin(estimate.astype(np.float64) - step * e, source)
+        )
         / (2 * step)
         for e in np.eye(64)
     ]
     assert np.linalg.norm(gradient - numeric) <= tolerance * np.linalg.norm(numeric)
 
 
-@pytest.mark.parametrize(("scale", "tolerance"), [(1e-30, 1e-5), (1e-6, 1e-5), (1e6, 1e-5), (1e30, 1e-5)])
+@pytest.mark.parametrize(
+    ("scale", "tolerance"), [(1e-30, 1e-5), (1e-6, 1e-5), (1e6, 1e-5), (1e30, 1e-5)]
+)
 def test_gradient_is_scaled_by_the_inverse(scale, tolerance):
     source, estimate = signal(0, 64), signal(0, 64) + signal(1, 64)
-    plain, scaled = (jax.grad(lambda e: jaxsep.si_sdr(e, source))(np.float32(f) * estimate) for f in (1.0, scale))
-    np.testing.assert_allclose(np.asarray(scaled, np.float64) * scale, plain, atol=tolerance * np.abs(plain).max())
+    plain, scaled = (
+        jax.grad(lambda e: jaxsep.si_sdr(e, source))(np.float32(f) * estimate) for f in (1.0, scale)
+    )
+    np.testing.assert_allclose(
+        np.asarray(scaled, np.float64) * scale, plain, atol=tolerance * np.abs(plain).max()
+    )
 
 
 def test_gradient_does_not_move_the_mean():
@@ -112,8 +128,13 @@ def test_gradient_does_not_move_the_mean():
 
 def test_neither_value_nor_gradient_depends_on_the_other_signals():
     """Not even where one beside it is no number: that one's own SI-SDR is none."""
-    estimates, sources = np.stack([signal(s, 64) for s in (0, 1)]), np.stack([signal(s, 64) for s in (2, 3)])
-    np.testing.assert_array_equal(jax.grad(lambda e: jaxsep.si_sdr(e, sources)[0])(estimates)[1], 0.0)
+    estimates, sources = (
+        np.stack([signal(s, 64) for s in (0, 1)]),
+        np.stack([signal(s, 64) for s in (2, 3)]),
+    )
+    np.testing.assert_array_equal(
+        jax.grad(lambda e: jaxsep.si_sdr(e, sources)[0])(estimates)[1], 0.0
+    )
     alone = jax.value_and_grad(lambda e: jaxsep.si_sdr(e, sources[0]))(estimates[0])
     estimates[1, 7] = np.nan
     assert np.isnan(jaxsep.si_sdr(estimates, sources)[1])
@@ -123,7 +144,10 @@ def test_neither_value_nor_gradient_depends_on_the_other_signals():
 
 
 def test_integers_are_computed_in_float32():
-    source, estimate = np.round(1000 * signal(0)).astype(np.int16), np.round(500 * signal(1)).astype(np.int16)
+    source, estimate = (
+        np.round(1000 * signal(0)).astype(np.int16),
+        np.round(500 * signal(1)).astype(np.int16),
+    )
     assert jaxsep.si_sdr(estimate, source) == pytest.approx(twin(estimate, source), abs=1e-3)
 
 
@@ -134,7 +158,9 @@ def test_pairwise_entry_is_estimate_m_against_source_n():
     assert pairwise.shape == (1, 2, 3)
     for n in range(2):
         for m in range(3):
-            assert pairwise[0, n, m] == pytest.approx(twin(estimates[0, m], sources[0, n]), abs=1e-3)
+            assert pairwise[0, n, m] == pytest.approx(
+                twin(estimates[0, m], sources[0, n]), abs=1e-3
+            )
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -38,7 +38,11 @@ CASES = [
     ("robust", weighting.robust(0.2), 0.2 * LOSSES),
     ("curriculum", weighting.curriculum(BETA), -LOSSES / 20.0),
     ("class_bias", weighting.class_bias(GAMMA), np.array([[0.0, -1.0], [3.0, -1.0], [0.0, 0.0]])),
-    ("softmax", weighting.softmax(lambda losses, ids, epoch, *, batch=None: losses**2 / 50), LOSSES**2 / 50),
+    (
+        "softmax",
+        weighting.softmax(lambda losses, ids, epoch, *, batch=None: losses**2 / 50),
+        LOSSES**2 / 50,
+    ),
     ("product", weighting.product(weighting.robust(0.1), weighting.robust(0.05)), 0.15 * LOSSES),
 ]
 
@@ -61,12 +65,16 @@ def test_class_logit_of_an_example_is_the_mean_over_its_active_sources():
 @pytest.mark.parametrize("weigh", [weighting.robust(0.0), weighting.curriculum(lambda epoch: 0.0)])
 def test_alpha_and_beta_zero_are_uniform_exactly(weigh):
     np.testing.assert_array_equal(weigh(LOSSES, None, 3), weighting.uniform()(LOSSES, None, 3))
-    np.testing.assert_array_equal(weigh(LOSSES, None, 3), np.full_like(LOSSES, np.float32(1) / np.float32(6)))
+    np.testing.assert_array_equal(
+        weigh(LOSSES, None, 3), np.full_like(LOSSES, np.float32(1) / np.float32(6))
+    )
 
 
 def test_beta_runs_over_a_hundred_at_any_number_of_epochs():
     few, many = weighting.paper_beta(8), weighting.paper_beta(100)
-    assert [few(epoch) for epoch in range(8)] == [many(kappa) for kappa in (0, 12, 25, 37, 50, 62, 75, 87)]
+    assert [few(epoch) for epoch in range(8)] == [
+        many(kappa) for kappa in (0, 12, 25, 37, 50, 62, 75, 87)
+    ]
     assert many(0) == -0.1
     assert many(99) == -1 / 59.5
 
@@ -124,7 +132,10 @@ def test_robust_has_the_gradient_of_the_tilted_risk():
 
     params = jnp.array([0.3, -0.2])
     np.testing.assert_allclose(jax.grad(weighted)(params), jax.grad(tilted)(params), rtol=1e-5)
-    assert np.linalg.norm(jax.grad(lambda p: jnp.mean(losses(p)))(params) - jax.grad(tilted)(params)) > 0.1
+    assert (
+        np.linalg.norm(jax.grad(lambda p: jnp.mean(losses(p)))(params) - jax.grad(tilted)(params))
+        > 0.1
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,14 +153,18 @@ def test_cvar_is_uniform_on_the_worst_fraction(fraction, expected):
     weights = jax.jit(weighting.cvar(fraction))(losses, None, 0)
     np.testing.assert_allclose(weights, expected, atol=1e-6)
     thresholds = np.linspace(-20, 40, 60001)
-    risks = thresholds + np.maximum(losses.ravel()[:, None] - thresholds, 0).mean(0) / max(fraction, 1 / 6)
+    risks = thresholds + np.maximum(losses.ravel()[:, None] - thresholds, 0).mean(0) / max(
+        fraction, 1 / 6
+    )
     assert float(np.sum(weights * losses)) == pytest.approx(risks.min(), abs=1e-2)
 
 
 def test_threshold_drops_what_is_good_enough():
     weights = weighting.threshold(5.0)(jnp.asarray(LOSSES), None, 0)
     np.testing.assert_allclose(weights, [[0, 0.25], [0.25, 0], [0.25, 0.25]])
-    everything, no_mass = weighting.pmf(weighting.threshold(-20.0).mass(jnp.asarray(LOSSES), None, 0))
+    everything, no_mass = weighting.pmf(
+        weighting.threshold(-20.0).mass(jnp.asarray(LOSSES), None, 0)
+    )
     np.testing.assert_allclose(everything, 1 / 6)
     assert no_mass
 
@@ -159,7 +174,9 @@ def dro_by_loops(q, losses, class_ids, groups, step_size):
     members = {g: [] for g in range(len(q))}
     for place, class_id in np.ndenumerate(class_ids):
         members[groups[class_id] if class_id >= 0 else len(q) - 1].append(place)
-    means = {g: np.mean([losses[place] for place in places]) for g, places in members.items() if places}
+    means = {
+        g: np.mean([losses[place] for place in places]) for g, places in members.items() if places
+    }
     for g, mean in means.items():
         q[g] *= np.exp(step_size * (mean - np.mean(list(means.values()))))
     q = q / q.sum()
@@ -197,7 +214,10 @@ def test_group_dro_lasts_where_losses_are_negative_and_groups_absent():
     np.testing.assert_allclose(last, [[0.5, 0.0], [0.0, 0.5]], atol=1e-6)
     assert np.isfinite(log_q).all()
     equal, _ = jax.lax.scan(
-        lambda q, _: (weigh.update(q, 0 * losses - 8, class_ids, 0)[1], None), weigh.init(), None, 20_000
+        lambda q, _: (weigh.update(q, 0 * losses - 8, class_ids, 0)[1], None),
+        weigh.init(),
+        None,
+        20_000,
     )
     np.testing.assert_allclose(np.exp(equal), 0.25, rtol=1e-3)
 
@@ -206,7 +226,9 @@ def test_group_dro_per_example_sums_over_the_sources_of_a_mixture():
     groups, losses = np.array([0, 0, 1, 2]), LOSSES.mean(axis=1)
     weigh = weighting.group_dro(groups, step_size=0.1)
     mass, log_q = weigh.update(weigh.init(), jnp.asarray(losses), jnp.asarray(CLASSES), 0)
-    q, expected = dro_by_loops(np.full(4, 0.25), np.broadcast_to(losses[:, None], (3, 2)), CLASSES, groups, 0.1)
+    q, expected = dro_by_loops(
+        np.full(4, 0.25), np.broadcast_to(losses[:, None], (3, 2)), CLASSES, groups, 0.1
+    )
     np.testing.assert_allclose(mass, expected.sum(axis=1), rtol=1e-5)
     np.testing.assert_allclose(np.exp(log_q), q, rtol=1e-5)
 
@@ -217,7 +239,9 @@ def test_product_carries_the_memory_of_its_factors():
     both = weighting.product(robust, dro)
     mass, states = both.update(both.init(), jnp.asarray(LOSSES), jnp.asarray(CLASSES), 0)
     alone, state = dro.update(dro.init(), jnp.asarray(LOSSES), jnp.asarray(CLASSES), 0)
-    np.testing.assert_allclose(weighting.pmf(mass)[0], weighting.pmf(alone * robust(LOSSES, CLASSES, 0))[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        weighting.pmf(mass)[0], weighting.pmf(alone * robust(LOSSES, CLASSES, 0))[0], rtol=1e-5
+    )
     np.testing.assert_array_equal(states[1], state)
 
 
@@ -227,7 +251,9 @@ def test_mean_weight_of_classes_is_one_in_ordinary_training():
     assert weighting.mean_weight(uniform, CLASSES, chosen) == pytest.approx(1.0)
     weights = jnp.array([[0.5, 0.0], [0.1, 0.0], [0.3, 0.1]])
     assert weighting.mean_weight(weights, CLASSES, chosen) == pytest.approx(6 * (0.5 + 0.3) / 2)
-    assert weighting.mean_weight(jnp.array([0.5, 0.2, 0.3]), CLASSES, chosen) == pytest.approx(3 * (0.5 + 0.3) / 2)
+    assert weighting.mean_weight(jnp.array([0.5, 0.2, 0.3]), CLASSES, chosen) == pytest.approx(
+        3 * (0.5 + 0.3) / 2
+    )
     assert weighting.mean_weight(uniform, CLASSES, np.zeros(3, bool)) == 0.0
 
 

@@ -40,7 +40,9 @@ def normal(made, runs=1):
 
 def slow_statistics(scores, made, counts):
     """The statistics of one resample: every mixture with all its sources, as often as it counts."""
-    chosen = np.concatenate([np.flatnonzero(made.mixture == m) for m in np.repeat(np.arange(counts.size), counts)])
+    chosen = np.concatenate(
+        [np.flatnonzero(made.mixture == m) for m in np.repeat(np.arange(counts.size), counts)]
+    )
     drawn = scores[chosen]
     sets = [drawn[made.members[chosen, s]] for s in range(made.members.shape[1])]
     means = [values.mean() if values.size else np.nan for values in sets]
@@ -50,14 +52,19 @@ def slow_statistics(scores, made, counts):
 def slow_difference(first, second, made, resamples):
     """Interval of second − first: draws of mixtures and runs, one after the other."""
     counts = np.concatenate(draw_mixtures(made.mixtures, resamples, 0))
-    shares = [draw_runs(len(scores), stream, resamples, 0) for stream, scores in enumerate((first, second))]
+    shares = [
+        draw_runs(len(scores), stream, resamples, 0)
+        for stream, scores in enumerate((first, second))
+    ]
     drawn = []
     for r in range(resamples):
         sides = []
         for scores, share in zip((first, second), shares, strict=True):
             picked = np.repeat(np.arange(len(scores)), np.rint(share[r] * len(scores)).astype(int))
             assert picked.size == len(scores)
-            sides.append(np.mean([slow_statistics(scores[run], made, counts[r]) for run in picked], axis=0))
+            sides.append(
+                np.mean([slow_statistics(scores[run], made, counts[r]) for run in picked], axis=0)
+            )
         drawn.append(sides[1] - sides[0])
     return np.nanpercentile(np.array(drawn), (2.5, 97.5), axis=0)
 
@@ -94,7 +101,10 @@ def test_intervals_are_those_of_a_slow_loop_over_runs_and_mixtures():
     low, high = slow_difference(first, second, made, 60)
     np.testing.assert_allclose(found.low, low, rtol=0, atol=1e-10)
     np.testing.assert_allclose(found.high, high, rtol=0, atol=1e-10)
-    means = [np.mean([slow_statistics(s, made, np.ones(12, int)) for s in side], axis=0) for side in (first, second)]
+    means = [
+        np.mean([slow_statistics(s, made, np.ones(12, int)) for s in side], axis=0)
+        for side in (first, second)
+    ]
     np.testing.assert_allclose(found.value, means[1] - means[0], rtol=0, atol=1e-10)
 
 
@@ -122,7 +132,10 @@ def test_equal_scores_do_not_differ():
 def test_the_other_way_round_the_sign_flips():
     made = design()
     resampled = resample([normal(made, 2), normal(made, 3) + 9.0], made, resamples=200)
-    there, back = difference(resampled[1], resampled[0], made), difference(resampled[0], resampled[1], made)
+    there, back = (
+        difference(resampled[1], resampled[0], made),
+        difference(resampled[0], resampled[1], made),
+    )
     np.testing.assert_array_equal(back.value, -there.value)
     np.testing.assert_allclose(back.low, -there.high, rtol=0, atol=1e-12)
     np.testing.assert_allclose(back.high, -there.low, rtol=0, atol=1e-12)
@@ -132,7 +145,9 @@ def test_the_other_way_round_the_sign_flips():
 def test_the_sources_of_a_mixture_stay_together():
     made = design(30)
     scores = normal(made)
-    change = np.repeat(RNG.normal(0, 5, 30), 2) * np.tile([1.0, -1.0], 30)  # nothing in the mean of a mixture
+    change = np.repeat(RNG.normal(0, 5, 30), 2) * np.tile(
+        [1.0, -1.0], 30
+    )  # nothing in the mean of a mixture
     found = compared(scores, scores + change, made)
     np.testing.assert_allclose([found.low[MEAN], found.high[MEAN]], 0.0, atol=1e-12)
 
@@ -153,7 +168,9 @@ def test_runs_are_drawn_too():
     scores = normal(made)
     found = compared(scores, np.concatenate([scores + 1.0, scores + 3.0]), made)
     # Of two runs the first is drawn twice in a quarter of the resamples, the second in another.
-    np.testing.assert_allclose([found.value[MEAN], found.low[MEAN], found.high[MEAN]], [2.0, 1.0, 3.0], atol=1e-12)
+    np.testing.assert_allclose(
+        [found.value[MEAN], found.low[MEAN], found.high[MEAN]], [2.0, 1.0, 3.0], atol=1e-12
+    )
 
 
 def test_sets_in_few_mixtures_get_no_interval():
@@ -186,7 +203,9 @@ def run(config=None, **metrics):
     }
     summary = {
         "training": {"epochs": 4},
-        "test_last_epochs": {"si_sdri": {"combined": {"epochs": 2, "mean": 9.0}, "speech": {"mean": 9.0}}},
+        "test_last_epochs": {
+            "si_sdri": {"combined": {"epochs": 2, "mean": 9.0}, "speech": {"mean": 9.0}}
+        },
     }
     return Run("run", None, config, summary, {"train": [], "val": [], "test": [], **metrics}, {})
 
@@ -196,33 +215,46 @@ def val(curve):
 
 
 def test_validation_takes_the_epochs_of_all_runs():
-    epochs, values = curves.validation([run(val=val({0: 1.0, 1: 2.0, 2: 4.0})), run(val=val({0: 3.0, 1: 6.0}))])
+    epochs, values = curves.validation(
+        [run(val=val({0: 1.0, 1: 2.0, 2: 4.0})), run(val=val({0: 3.0, 1: 6.0}))]
+    )
     assert list(epochs) == [1, 2]
     np.testing.assert_array_equal(values, [[1.0, 2.0], [3.0, 6.0]])
     assert curves.validation([run()])[0].size == 0
 
 
-@pytest.mark.parametrize(("target", "expected"), [(0.5, 3), (2.0, 3), (2.1, 7), (4.0, 7), (4.1, None)])
+@pytest.mark.parametrize(
+    ("target", "expected"), [(0.5, 3), (2.0, 3), (2.1, 7), (4.0, 7), (4.1, None)]
+)
 def test_first_epoch_at_a_score(target, expected):
     assert curves.first_at_least(np.array([3, 5, 7]), np.array([2.0, 1.0, 4.0]), target) == expected
 
 
 def test_test_means_are_of_the_last_epochs_alone():
-    records = [{"epoch": e, "combined": float(e), "speech": 10.0 * e} for e in (0, 1, 2, 3)]  # 0 and 1: an earlier end
+    records = [
+        {"epoch": e, "combined": float(e), "speech": 10.0 * e} for e in (0, 1, 2, 3)
+    ]  # 0 and 1: an earlier end
     np.testing.assert_array_equal(
         curves.last_test_means([run(test=records)], ["speech", "combined"]), [[20, 2], [30, 3]]
     )
-    np.testing.assert_array_equal(curves.last_test_means([run(), run()], ["combined"]), [[9.0], [9.0]])
+    np.testing.assert_array_equal(
+        curves.last_test_means([run(), run()], ["combined"]), [[9.0], [9.0]]
+    )
 
 
 def test_medians_by_input_snr():
-    snr, scores = np.array([-5.0, -0.1, 0.0, 4.9, 21.0]), np.array([[1.0, 2, 3, 4, 5], [3.0, 4, 5, 6, 7]])
+    snr, scores = (
+        np.array([-5.0, -0.1, 0.0, 4.9, 21.0]),
+        np.array([[1.0, 2, 3, 4, 5], [3.0, 4, 5, 6, 7]]),
+    )
     low, counts, medians = curves.medians_by_snr(snr, scores)
     assert (list(low), list(counts), list(medians)) == ([-5, 0, 20], [2, 2, 1], [2.5, 4.5, 6.0])
 
 
 def test_score_counts_hold_every_score_and_average_runs():
-    edges, counts = curves.score_counts([np.array([[-1.5, 2.0], [-1.2, 0.0]]), np.array([[0.5, 0.6]])])
+    edges, counts = curves.score_counts(
+        [np.array([[-1.5, 2.0], [-1.2, 0.0]]), np.array([[0.5, 0.6]])]
+    )
     assert list(edges) == [-2, -1, 0, 1, 2, 3]
     np.testing.assert_array_equal(counts, [[1.0, 0, 0.5, 0, 0.5], [0, 0, 2, 0, 0]])
 
@@ -246,6 +278,8 @@ def test_effective_sample_size_as_a_share_of_the_weights():
 
 def test_weights_are_averaged_over_the_last_quarter():
     records = [{"step": s, "ess": float(s), "weight_max": 0.5, "loss": 1.0} for s in (30, 31, 40)]
-    records[0]["weight_speech"] = records[2]["weight_speech"] = 1.0  # not in all of the last quarter
+    records[0]["weight_speech"] = records[2]["weight_speech"] = (
+        1.0  # not in all of the last quarter
+    )
     assert curves.weight_means(run(train=records)) == {"ess": 35.5, "weight_max": 0.5}
     assert curves.weight_means(run()) == {}

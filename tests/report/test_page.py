@@ -19,9 +19,7 @@ from jaxsep.report.page import page
 from jaxsep.report.sections import Excerpt, Figure, Player, Section, Table
 
 HOSTILE = """</script><script>document.title="run"</script><img src=x onerror='document.title="run"'> "&'`"""
-DRAWING = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 20"><rect id="a" width="60" height="20" fill="red"/></svg>'
-)
+DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 20"><rect id="a" width="60" height="20" fill="red"/></svg>'
 TONE = 1000  # Hz
 
 
@@ -29,18 +27,34 @@ def tone(seconds: float, sample_rate: int, gain: float = 0.5) -> np.ndarray:
     return gain * np.sin(2 * np.pi * TONE * np.arange(round(seconds * sample_rate)) / sample_rate)
 
 
-def excerpt(run, mixture, place, score, input_snr, classes, *, seconds=1.0, sample_rate=8000, loud=0.5, soft=0.005):
+def excerpt(
+    run,
+    mixture,
+    place,
+    score,
+    input_snr,
+    classes,
+    *,
+    seconds=1.0,
+    sample_rate=8000,
+    loud=0.5,
+    soft=0.005,
+):
     """The sources are tones; the estimates are the same tones with gain `soft`."""
     players = [Player("mixture", "mixture", tone(seconds, sample_rate, loud), sample_rate, None)]
     for name in classes:
         players.append(Player(name, "source", tone(seconds, sample_rate, loud), sample_rate, None))
-        players.append(Player(name, "estimate", tone(seconds, sample_rate, soft), sample_rate, score + 1.0))
+        players.append(
+            Player(name, "estimate", tone(seconds, sample_rate, soft), sample_rate, score + 1.0)
+        )
     return Excerpt(run, mixture, place, score, input_snr, classes, players)
 
 
 EXCERPTS = [
     excerpt("uniform", 7, "median", 3.0, -12.0, ["speech", "dog"], seconds=2.0),
-    excerpt("uniform", 44, "worst", -8.25, 14.5, ["speech", "rain"], seconds=1.4, sample_rate=16000),
+    excerpt(
+        "uniform", 44, "worst", -8.25, 14.5, ["speech", "rain"], seconds=1.4, sample_rate=16000
+    ),
     excerpt("robust", 7, "p05", -2.0, -12.0, ["speech", "dog"], seconds=0.5),
     excerpt("robust", 12, "best", 21.0, 3.0, ["bell", "rain"], sample_rate=44100),
     excerpt("robust", 3, "worst", float("nan"), 0.5, ["bell", "dog"]),
@@ -50,7 +64,14 @@ SECTIONS = [
     Section(
         "Numbers",
         ["Made by `python -m jaxsep.report`.", HOSTILE],
-        [Table("Test set", ["SI-SDRi (dB)", *map(str, range(30))], [["speech", *["-12.34"] * 30]], "One run.")],
+        [
+            Table(
+                "Test set",
+                ["SI-SDRi (dB)", *map(str, range(30))],
+                [["speech", *["-12.34"] * 30]],
+                "One run.",
+            )
+        ],
         [Figure("Curves", "curves", DRAWING, "By epoch."), Figure("Again", "again", DRAWING)],
     ),
     Section(HOSTILE, [], [Table(HOSTILE, [HOSTILE, "b"], [["1", HOSTILE]], HOSTILE)], []),
@@ -109,7 +130,9 @@ def test_every_name_is_escaped(tree):
 def test_ids_are_unique_and_what_they_are_for_exists(tree):
     ids = [e["id"] for e in tree.elements if "id" in e]
     assert len(ids) == len(set(ids))
-    named = {e["aria-labelledby"] for e in tree.all("article")} | {e["href"].removeprefix("#") for e in tree.all("a")}
+    named = {e["aria-labelledby"] for e in tree.all("article")} | {
+        e["href"].removeprefix("#") for e in tree.all("a")
+    }
     assert named <= set(ids)
 
 
@@ -142,7 +165,9 @@ def test_an_excerpt_says_its_numbers(tree):
 
 def test_players_hold_the_samples_and_their_levels(tree):
     decoded = [
-        soundfile.read(io.BytesIO(base64.b64decode(e["data-src"].removeprefix("data:audio/flac;base64,"))))
+        soundfile.read(
+            io.BytesIO(base64.b64decode(e["data-src"].removeprefix("data:audio/flac;base64,")))
+        )
         for e in tree.all("audio")
     ]
     given = [player for one in EXCERPTS for player in one.players]
@@ -153,7 +178,9 @@ def test_players_hold_the_samples_and_their_levels(tree):
 
 
 def test_too_loud_is_clipped_and_no_number_is_silence():
-    wild = Player("mixture", "mixture", np.array([2.0, -2.0, np.nan, np.inf, 0.5] * 100), 8000, None)
+    wild = Player(
+        "mixture", "mixture", np.array([2.0, -2.0, np.nan, np.inf, 0.5] * 100), 8000, None
+    )
     audio = Tree(page("", [], [Excerpt("a", 0, "worst", 0.0, 0.0, [], [wild])])).all("audio")[0]
     samples, _ = soundfile.read(io.BytesIO(base64.b64decode(audio["data-src"].split(",")[1])))
     np.testing.assert_allclose(samples[:5], [1.0, -1.0, 0.0, 1.0, 0.5], atol=1e-4)
@@ -186,12 +213,18 @@ def driver(tmp_path_factory):
     """A headless Chromium of 1200 × 900 with a profile of its own."""
     browser, program = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not program:
-        pytest.skip(f"no {'chromedriver' if browser else 'chromium'} on PATH: the page cannot be tried in a browser")
+        pytest.skip(
+            f"no {'chromedriver' if browser else 'chromium'} on PATH: the page cannot be tried in a browser"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     quiet = "no-first-run disable-background-networking disable-component-update disable-sync disable-quic"
     alone = "headless=new no-sandbox disable-gpu autoplay-policy=no-user-gesture-required window-size=1200,900"
-    for flag in [*quiet.split(), *alone.split(), f"user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+    for flag in [
+        *quiet.split(),
+        *alone.split(),
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(program))
@@ -221,7 +254,9 @@ def load(driver, url):
 
 def until(driver, script, *arguments):
     """Waits until the script returns something true, and returns it."""
-    return WebDriverWait(driver, 20, poll_frequency=0.05).until(lambda _: driver.execute_script(script, *arguments))
+    return WebDriverWait(driver, 20, poll_frequency=0.05).until(
+        lambda _: driver.execute_script(script, *arguments)
+    )
 
 
 def shown(driver):
@@ -251,7 +286,9 @@ def choose(driver, **choice):
 
 def test_it_loads_without_errors_requests_or_foreign_scripts(opened):
     assert opened.title == "Tails"
-    loaded = opened.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    loaded = opened.execute_script(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    )
     assert [name for name in loaded if not name.startswith("data:")] == []
     sizes = opened.execute_script("return [...document.images].map((image) => image.naturalWidth)")
     assert len(sizes) == 2
@@ -339,26 +376,44 @@ def test_each_player_has_its_duration(opened):
 
 def test_one_player_sounds_at_a_time(opened):
     choose(opened, run="uniform", place="median")
-    buttons = [one for one in opened.find_elements(By.CSS_SELECTOR, ".player button") if one.is_displayed()]
+    buttons = [
+        one for one in opened.find_elements(By.CSS_SELECTOR, ".player button") if one.is_displayed()
+    ]
     script = "return [...document.querySelectorAll('article:not([hidden]) audio')].map((audio) => !audio.paused)"
     pressed = "return [...document.querySelectorAll('article:not([hidden]) .player button')].map((b) => b.ariaPressed)"
     buttons[0].click()
     until(opened, "return document.querySelector('article:not([hidden]) audio').currentTime > 0.1")
     assert opened.execute_script(script) == [True, False, False, False, False]
     buttons[3].send_keys(Keys.ENTER)
-    until(opened, "return document.querySelectorAll('article:not([hidden]) audio')[3].currentTime > 0.1")
+    until(
+        opened,
+        "return document.querySelectorAll('article:not([hidden]) audio')[3].currentTime > 0.1",
+    )
     assert opened.execute_script(script) == [False, False, False, True, False]
     assert opened.execute_script(pressed) == ["false", "false", "false", "true", "false"]
     choose(opened, place="worst")
-    assert opened.execute_script("return [...document.querySelectorAll('audio')].every((audio) => audio.paused)")
+    assert opened.execute_script(
+        "return [...document.querySelectorAll('audio')].every((audio) => audio.paused)"
+    )
 
 
 def test_the_slider_moves_the_position_by_keys(opened):
     slider = opened.find_element(By.CSS_SELECTOR, "article[data-mixture='44'] input")
     slider.send_keys(Keys.END)
-    assert until(opened, "return arguments[0].closest('.player').querySelector('audio').currentTime", slider) > 1.3
+    assert (
+        until(
+            opened,
+            "return arguments[0].closest('.player').querySelector('audio').currentTime",
+            slider,
+        )
+        > 1.3
+    )
     slider.send_keys(Keys.HOME)
-    until(opened, "return arguments[0].closest('.player').querySelector('audio').currentTime === 0", slider)
+    until(
+        opened,
+        "return arguments[0].closest('.player').querySelector('audio').currentTime === 0",
+        slider,
+    )
 
 
 @pytest.mark.parametrize("mixture", [44, 12])
@@ -390,7 +445,9 @@ def test_the_spectrogram_shows_the_tone_in_one_range_for_all(opened, mixture):
 
 def test_hundreds_of_mixtures_stay_within_what_a_browser_opens(driver, tmp_path):
     """Chromium refuses more than a thousand players, with an error on the console."""
-    many = [excerpt("run", n, "worst", float(n), 0.0, ["dog", "rain"], seconds=0.1) for n in range(210)]
+    many = [
+        excerpt("run", n, "worst", float(n), 0.0, ["dog", "rain"], seconds=0.1) for n in range(210)
+    ]
     (tmp_path / "many.html").write_text(page("Many", [], many), encoding="utf-8")
     load(driver, (tmp_path / "many.html").as_uri())
     count = "return document.querySelectorAll('audio[src]').length"
@@ -398,10 +455,19 @@ def test_hundreds_of_mixtures_stay_within_what_a_browser_opens(driver, tmp_path)
     for n in (100, 150, 209):
         last = driver.find_element(By.CSS_SELECTOR, f"article[data-mixture='{n}']")
         driver.execute_script("arguments[0].scrollIntoView()", last)
-        until(driver, "return [...arguments[0].querySelectorAll('audio')].every((audio) => audio.duration > 0)", last)
+        until(
+            driver,
+            "return [...arguments[0].querySelectorAll('audio')].every((audio) => audio.duration > 0)",
+            last,
+        )
         until(driver, "return arguments[0].querySelector('canvas').height === 128", last)
     assert driver.execute_script(count) <= 500
-    assert driver.execute_script("return [...document.querySelectorAll('canvas')].filter((c) => c.width > 300)") == []
+    assert (
+        driver.execute_script(
+            "return [...document.querySelectorAll('canvas')].filter((c) => c.width > 300)"
+        )
+        == []
+    )
     assert driver.get_log("browser") == []
 
 

@@ -44,7 +44,9 @@ def cases():
 
 def regression(granularity):
     def loss_fn(params, batch):
-        losses = jnp.square(jnp.einsum("bt,tn->bn", batch["mixture"], params["w"]) - batch["sources"][:, :, 0])
+        losses = jnp.square(
+            jnp.einsum("bt,tn->bn", batch["mixture"], params["w"]) - batch["sources"][:, :, 0]
+        )
         losses = losses if granularity == "source" else jnp.mean(losses, axis=-1)
         return losses, {"losses": losses}
 
@@ -62,7 +64,9 @@ def network(granularity):
         enc_num_basis=16,
         num_sources=2,
     )
-    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 256), np.float32))[
+        "params"
+    ]
     rng = np.random.default_rng(0)
     inner = separation_loss_fn(module.apply, granularity=granularity)
 
@@ -70,7 +74,9 @@ def network(granularity):
         losses, _ = inner(params, batch)
         return losses, {"losses": losses}
 
-    return loss_fn, jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+    return loss_fn, jax.tree.map(
+        lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes
+    )
 
 
 def steps(devices, weigh, is_network, granularity, part):
@@ -90,21 +96,33 @@ def steps(devices, weigh, is_network, granularity, part):
 
         gradients = partial(accumulate.whole_gradients, loss_fn, weights)
         if part and getattr(weigh, "per_loss", False):
-            gradients = partial(accumulate.streamed_gradients, loss_fn, logits, micro_batch=part // devices.count)
+            gradients = partial(
+                accumulate.streamed_gradients, loss_fn, logits, micro_batch=part // devices.count
+            )
         elif part:
-            gradients = partial(accumulate.accumulated_gradients, loss_fn, weights, micro_batch=part // devices.count)
+            gradients = partial(
+                accumulate.accumulated_gradients,
+                loss_fn,
+                weights,
+                micro_batch=part // devices.count,
+            )
         found = gradients(params, batch, has_aux=True, axis=devices.axis)
         params = jax.tree.map(lambda p, g: p - 1e-5 * g, params, found.grads)
-        return (params, found.memory), {**found.aux, "weights": found.weights, "grads": found.grads, "loss": found.loss}
+        return (params, found.memory), {
+            **found.aux,
+            "weights": found.weights,
+            "grads": found.grads,
+            "loss": found.loss,
+        }
 
     jitted = devices.train_step(step)
     state = devices.copy((params, weigh.init() if hasattr(weigh, "init") else ()))
     rng = np.random.default_rng(1)
     results = {}
     for number in range(STEPS):
-        sources = rng.standard_normal((BATCH, 2, 800)).astype(np.float32) * rng.uniform(0.3, 1, (BATCH, 2, 1)).astype(
-            "f"
-        )
+        sources = rng.standard_normal((BATCH, 2, 800)).astype(np.float32) * rng.uniform(
+            0.3, 1, (BATCH, 2, 1)
+        ).astype("f")
         whole = {
             "mixture": sources.sum(1),
             "sources": sources,
@@ -112,7 +130,9 @@ def steps(devices, weigh, is_network, granularity, part):
             "active": np.ones((BATCH, 2), bool),
         }
         rows = devices.rows(BATCH)
-        state, found = jitted(state, devices.divide({name: x[rows] for name, x in whole.items()}), np.int32(0))
+        state, found = jitted(
+            state, devices.divide({name: x[rows] for name, x in whole.items()}), np.int32(0)
+        )
         for path, leaf in jax.tree.leaves_with_path(found):
             results[f"{number} {jax.tree_util.keystr(path)}"] = np.asarray(leaf)
     return results
@@ -153,7 +173,13 @@ if __name__ == "__main__":
     if sys.argv[2:]:
         runtime.join(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     devices = Devices()
-    np.save(out / f"{jax.process_index()}.npy", devices.in_turn(lambda: recipes(devices, out / "demo")))
-    found = {f"{name} {key}": x for name, case in cases().items() for key, x in steps(devices, *case).items()}
+    np.save(
+        out / f"{jax.process_index()}.npy", devices.in_turn(lambda: recipes(devices, out / "demo"))
+    )
+    found = {
+        f"{name} {key}": x
+        for name, case in cases().items()
+        for key, x in steps(devices, *case).items()
+    }
     if devices.first:
         np.savez(out / "steps.npz", **found)

@@ -18,7 +18,9 @@ import runs
 
 from jaxsep.main import main
 
-KILLS = int(os.environ.get("JAXSEP_KILLS", "8"))  # of the run that is killed again and again; 8 take four minutes
+KILLS = int(
+    os.environ.get("JAXSEP_KILLS", "8")
+)  # of the run that is killed again and again; 8 take four minutes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +56,9 @@ def launch(*command, devices=1, processes=1, flags=False) -> list[subprocess.Pop
 
 def finish(started, status=0) -> str:
     outputs = [process.communicate(timeout=240)[0] for process in started]
-    assert [process.returncode for process in started] == [status] * len(started), "\n".join(outputs)
+    assert [process.returncode for process in started] == [status] * len(started), "\n".join(
+        outputs
+    )
     return outputs[0]
 
 
@@ -79,14 +83,21 @@ def pieces(folder: Path) -> dict[str, dict[int, dict[str, np.ndarray]]]:
     with np.load(folder / "steps.npz") as stored:
         for name in stored.files:
             case, step, what = re.fullmatch(r"(.*) (\d) \['(\w+)'\].*", name).groups()
-            found.setdefault(case, {}).setdefault(int(step), {}).setdefault(what, []).append(stored[name].ravel())
+            found.setdefault(case, {}).setdefault(int(step), {}).setdefault(what, []).append(
+                stored[name].ravel()
+            )
     return {
-        case: {step: {what: np.concatenate(x) for what, x in values.items()} for step, values in of_case.items()}
+        case: {
+            step: {what: np.concatenate(x) for what, x in values.items()}
+            for step, values in of_case.items()
+        }
         for case, of_case in found.items()
     }
 
 
-@pytest.mark.parametrize("where", [(2, 1), (8, 1), (1, 2)], ids=["2 devices", "8 devices", "2 processes"])
+@pytest.mark.parametrize(
+    "where", [(2, 1), (8, 1), (1, 2)], ids=["2 devices", "8 devices", "2 processes"]
+)
 def test_losses_weights_and_gradients_are_those_of_one_device_step_after_step(steps, where):
     alone, shared = pieces(steps[1, 1]), pieces(steps[where])
     assert len(alone) == 7
@@ -125,13 +136,20 @@ NAMES = {"train": ("loss", "grad_norm", "ess"), "val": ("combined",), "test": ("
 
 def assert_same_run(workdir, expected, kinds=("train", "val")):
     """The same parameters, records and scores, but for rounding; every source of the test set once."""
-    for x, y in zip(*(jax.tree.leaves(runs.last_state(folder).params) for folder in (workdir, expected)), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-4 * 1e-3 * 4)  # four steps of at most the learning rate 1e-3
+    for x, y in zip(
+        *(jax.tree.leaves(runs.last_state(folder).params) for folder in (workdir, expected)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(
+            x, y, atol=1e-4 * 1e-3 * 4
+        )  # four steps of at most the learning rate 1e-3
     for kind in kinds:
         ours, theirs = runs.records(workdir, kind), runs.records(expected, kind)
         assert [record["step"] for record in ours] == [record["step"] for record in theirs]
         for name in NAMES[kind]:
-            np.testing.assert_allclose([r[name] for r in ours], [r[name] for r in theirs], rtol=1e-4)
+            np.testing.assert_allclose(
+                [r[name] for r in ours], [r[name] for r in theirs], rtol=1e-4
+            )
     assert_same_scores(workdir, expected)
 
 
@@ -143,7 +161,10 @@ def assert_same_scores(workdir, expected):
 
 def scores(path):
     with open(path, newline="", encoding="utf-8") as file:
-        return [(row["mixture"], row["slot"], row["class"], float(row["si_sdri_db"])) for row in csv.DictReader(file)]
+        return [
+            (row["mixture"], row["slot"], row["class"], float(row["si_sdri_db"]))
+            for row in csv.DictReader(file)
+        ]
 
 
 def test_two_processes_train_and_score_as_one(alone, tmp_path):
@@ -179,7 +200,9 @@ def test_sigterm_stops_every_process_after_the_same_step(tmp_path):
     wait_for(workdir / "metrics.jsonl", '"step": 3,', started)
     started[1].send_signal(signal.SIGTERM)
     output = finish(started, status=143)
-    step = int(re.search(r"SIGTERM: saved at step (\d+); the same command goes on from here", output)[1])
+    step = int(
+        re.search(r"SIGTERM: saved at step (\d+); the same command goes on from here", output)[1]
+    )
     assert int(runs.last_state(workdir).step) == step
     assert not (workdir / "summary.json").exists()
 
@@ -205,14 +228,18 @@ def test_killed_at_any_time_a_run_ends_as_one_that_was_not(tmp_path):
     assert sorted(reached) == reached
     finish(train(workdir, processes=2, **fields))
     for x, y in zip(
-        *(jax.tree.leaves(runs.last_state(tmp_path / name)) for name in ("run", "undisturbed")), strict=True
+        *(jax.tree.leaves(runs.last_state(tmp_path / name)) for name in ("run", "undisturbed")),
+        strict=True,
     ):
         np.testing.assert_array_equal(x, y)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):
     output = finish(train(tmp_path / "run", devices=3), status=2)
-    assert "error: train.batch_size is 8, it must be a multiple of the 3 devices that share it, such as 9" in output
+    assert (
+        "error: train.batch_size is 8, it must be a multiple of the 3 devices that share it, such as 9"
+        in output
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -227,7 +254,10 @@ def test_a_mistake_stops_every_process(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--processes", "2"], "--coordinator HOST:PORT, --processes N and --process I go together"),
+        (
+            ["--processes", "2"],
+            "--coordinator HOST:PORT, --processes N and --process I go together",
+        ),
         (
             ["--coordinator", "localhost:1", "--processes", "2", "--process", "2"],
             "--process is 2, it must be from 0 to 1, below --processes",
@@ -255,7 +285,9 @@ exit $status
 
 def test_the_slurm_script_starts_a_process_for_every_task_and_queues_again(alone, tmp_path):
     if not (runs.ROOT / ".venv").exists():
-        pytest.skip("no .venv: launch/slurm.sbatch would install one, which is for launch/test.sh to do")
+        pytest.skip(
+            "no .venv: launch/slurm.sbatch would install one, which is for launch/test.sh to do"
+        )
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "srun").write_text(SRUN)
@@ -277,7 +309,12 @@ def test_the_slurm_script_starts_a_process_for_every_task_and_queues_again(alone
         command = ["bash", str(runs.ROOT / "launch" / "slurm.sbatch")]
         command += runs.arguments(workdir, train__batch_size=8, **fields)
         return subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     job = submit(train__log_every=1)

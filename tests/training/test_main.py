@@ -39,7 +39,10 @@ def refused(tmp_path, capsys, monkeypatch, tree):
     monkeypatch.setattr("jaxsep.training.build.make_train_step", compiled)
 
     def run(config: str = "class_bias.py", *, lines: int = 1, **fields) -> str:
-        roots = {"data__speech_root": tree / "speech", "data__environment_root": tree / "environment"}
+        roots = {
+            "data__speech_root": tree / "speech",
+            "data__environment_root": tree / "environment",
+        }
         assert main(arguments(tmp_path / "run", config, **(roots | fields))) == 2
         assert not (tmp_path / "run").exists()
         error = capsys.readouterr().err.strip()
@@ -53,18 +56,30 @@ def refused(tmp_path, capsys, monkeypatch, tree):
 MISTAKES = [
     ({"train__epochs": 3}, "train.epochs: no such field; did you mean"),
     ({"weighting__alpha": -1.0}, "weighting.alpha is -1.0"),
-    ({"train__batch_size": 23}, "train.batch_size is 23, it must be at most train.mixtures_per_epoch, 22"),
+    (
+        {"train__batch_size": 23},
+        "train.batch_size is 23, it must be at most train.mixtures_per_epoch, 22",
+    ),
     ({"data__speech_root": "/nowhere/at/all"}, "data.speech_root"),
     ({"data__speech_root": "", "data__synthetic": False}, "data.speech_root is empty"),
     ({"weighting__granularity": "example"}, "weighting.granularity is 'example'"),
     ({"weighting__gamma__cat": 2.0}, "weighting.gamma.cat: no class, group or corpus"),
     ({"train__best_metric": "cat"}, "train.best_metric is 'cat'"),
-    ({"data__slots": "('environment','environment','environment')", "model__num_sources": 3}, "data.slots"),
+    (
+        {"data__slots": "('environment','environment','environment')", "model__num_sources": 3},
+        "data.slots",
+    ),
     ({"data__active_counts": "(0.5,0.2)"}, "data.active_counts"),
     ({"model__family": "no.such.place:Net"}, "model.family"),
     ({"model__family": "flax.linen:Dense"}, "model.family flax.linen:Dense"),
-    ({"data__slots": "('speach','environment')"}, "'speach' is no corpus; there are speech and environment"),
-    ({"data__slots": "('speech',)", "model__num_sources": 1}, "no mixture of val has two sources that sound"),
+    (
+        {"data__slots": "('speach','environment')"},
+        "'speach' is no corpus; there are speech and environment",
+    ),
+    (
+        {"data__slots": "('speech',)", "model__num_sources": 1},
+        "no mixture of val has two sources that sound",
+    ),
     ({"data__active_counts": "(1.0,0.0)"}, "no mixture of val has two sources that sound"),
     ({"weighting__gamma__a.b": 2.0}, "a name with a dot"),
     ({"data__short_clips": "skip", "data__segment_seconds": 2.0}, "data.short_clips"),
@@ -79,12 +94,23 @@ def test_mistakes_get_one_line_and_status_two(refused, fields, message):
 
 SEVERAL = [
     (
-        {"data__speech_root": "/nowhere/at/all", "data__environment_root": "", "data__synthetic": False},
-        ["data.environment_root is empty", "data.speech_root: /nowhere/at/all is no readable folder"],
+        {
+            "data__speech_root": "/nowhere/at/all",
+            "data__environment_root": "",
+            "data__synthetic": False,
+        },
+        [
+            "data.environment_root is empty",
+            "data.speech_root: /nowhere/at/all is no readable folder",
+        ],
     ),
     (
         {"weighting__gamma__cat": 2.0, "weighting__gamma__cow": 1.0, "train__best_metric": "cat"},
-        ["train.best_metric is 'cat'", "weighting.gamma.cat: no class", "weighting.gamma.cow: no class"],
+        [
+            "train.best_metric is 'cat'",
+            "weighting.gamma.cat: no class",
+            "weighting.gamma.cow: no class",
+        ],
     ),
     (
         {"data__segment_seconds": 1.5},
@@ -98,7 +124,9 @@ SEVERAL = [
 
 
 @pytest.mark.parametrize(("fields", "messages"), SEVERAL, ids=["roots", "names", "lengths"])
-def test_problems_with_the_data_are_listed_together(tmp_path, capsys, monkeypatch, tree, fields, messages):
+def test_problems_with_the_data_are_listed_together(
+    tmp_path, capsys, monkeypatch, tree, fields, messages
+):
     monkeypatch.setenv("JAXSEP_CACHE", str(tree / "cache"))
     roots = {"data__speech_root": tree / "speech", "data__environment_root": tree / "environment"}
     assert main(arguments(tmp_path / "run", **(roots | fields))) == 2
@@ -117,13 +145,28 @@ def edited(config: dict, change) -> dict:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["train"].pop("num_epochs"), "train.num_epochs is missing from the configuration"),
-        (lambda c: c["train"].update(batchsize=3), "train.batchsize: no such field; did you mean train.batch_size?"),
-        (lambda c: c["data"].update(sample_rate="8k"), "data.sample_rate is '8k', it must be a whole number"),
-        (lambda c: c["model"].update(num_blocks=1.5), "model.num_blocks is 1.5, it must be a whole number"),
+        (
+            lambda c: c["train"].pop("num_epochs"),
+            "train.num_epochs is missing from the configuration",
+        ),
+        (
+            lambda c: c["train"].update(batchsize=3),
+            "train.batchsize: no such field; did you mean train.batch_size?",
+        ),
+        (
+            lambda c: c["data"].update(sample_rate="8k"),
+            "data.sample_rate is '8k', it must be a whole number",
+        ),
+        (
+            lambda c: c["model"].update(num_blocks=1.5),
+            "model.num_blocks is 1.5, it must be a whole number",
+        ),
         (lambda c: c.update(seed=None), "seed is None, it must be a whole number"),
         (lambda c: c.update(weighting=3), "weighting.name is missing from the configuration"),
-        (lambda c: c["weighting"].update(gamma=[1, 2]), "weighting.gamma is (1, 2), it must be a ConfigDict"),
+        (
+            lambda c: c["weighting"].update(gamma=[1, 2]),
+            "weighting.gamma is (1, 2), it must be a ConfigDict",
+        ),
         (
             lambda c: c["weighting"].update(gamma={"dog": float("nan")}),
             "weighting.gamma.dog is nan, it must be a number",
@@ -134,7 +177,9 @@ def edited(config: dict, change) -> dict:
     ],
 )
 def test_a_config_json_that_is_wrong_is_named_with_its_fields(tmp_path, capsys, change, message):
-    config = json.loads(settings.to_json(settings.load(str(ROOT / "configs" / "class_bias.py"), [])))
+    config = json.loads(
+        settings.to_json(settings.load(str(ROOT / "configs" / "class_bias.py"), []))
+    )
     (tmp_path / "config.json").write_text(json.dumps(edited(config, change)))
     assert main(["--mode", "evaluate", "--workdir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
@@ -166,7 +211,11 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys, monk
     (tmp_path / "config.json").write_text("[1, 2]")
     assert main(arguments(tmp_path, **roots)) == 2
     assert "config.json cannot be read" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "model", "precious.bin"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "config.json",
+        "model",
+        "precious.bin",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +239,13 @@ def test_arguments_that_do_not_fit_are_refused_by_a_real_process(tmp_path):
         command = [sys.executable, "-m", "jaxsep.main", *extra]
         environment = os.environ | {"JAXSEP_CACHE": str(tmp_path)}
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
 
     for extra, message in [

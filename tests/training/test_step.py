@@ -42,11 +42,15 @@ WEIGHTINGS = {
     "robust": weighting.robust(0.5),
     "curriculum": weighting.curriculum(weighting.paper_beta(100)),
     "class_bias": weighting.class_bias(np.array([0.0, 3.0])),
-    "relative": weighting.softmax(lambda losses, ids, epoch, *, batch=None: losses / jnp.std(losses)),
+    "relative": weighting.softmax(
+        lambda losses, ids, epoch, *, batch=None: losses / jnp.std(losses)
+    ),
     "cvar": weighting.cvar(0.3),
     "threshold": weighting.threshold(-2.0),
     "function": worse_half,
-    "robust times class_bias": weighting.product(weighting.robust(0.3), weighting.class_bias(np.array([0.0, 1.0]))),
+    "robust times class_bias": weighting.product(
+        weighting.robust(0.3), weighting.class_bias(np.array([0.0, 1.0]))
+    ),
     "robust times function": weighting.product(weighting.robust(0.3), worse_half),
 }
 SINGLE_PASS = {"uniform", "robust", "curriculum", "class_bias", "robust times class_bias"}
@@ -87,11 +91,15 @@ def test_a_gradient_through_the_weights_would_be_seen():
 TWO = {
     "x": X,
     "y": 3 * np.tanh(X @ np.array([[1.0, -2], [0.5, 0.3], [-1, 1]], "f")),
-    "class_ids": np.array([[0, 0], [0, 0], [0, 1], [1, 1], [1, 0], [0, 0], [1, 1], [0, 1]], np.int32),
+    "class_ids": np.array(
+        [[0, 0], [0, 0], [0, 1], [1, 1], [1, 0], [0, 0], [1, 1], [0, 1]], np.int32
+    ),
 }
 WITH_MEMORY = {
     "group_dro": weighting.group_dro([0, 1], step_size=0.5),
-    "robust times group_dro": weighting.product(weighting.robust(0.5), weighting.group_dro([0, 1], step_size=0.5)),
+    "robust times group_dro": weighting.product(
+        weighting.robust(0.5), weighting.group_dro([0, 1], step_size=0.5)
+    ),
 }
 
 
@@ -107,14 +115,22 @@ def five_steps(weigh, granularity, micro_batch, *, naive=False):
     seen = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params), lambda g, s, p=None: (g, g)
     )
-    step = jax.jit(make_train_step(loss_fn, weigh, optax.chain(seen, tx), micro_batch=0 if naive else micro_batch))
+    step = jax.jit(
+        make_train_step(
+            loss_fn, weigh, optax.chain(seen, tx), micro_batch=0 if naive else micro_batch
+        )
+    )
     state, first = create_state(fresh_two(), optax.chain(seen, tx), weighting=weigh), None
     for _ in range(5):
         if naive:
-            cut = [{name: array[i : i + micro_batch] for name, array in TWO.items()} for i in range(0, 8, micro_batch)]
+            cut = [
+                {name: array[i : i + micro_batch] for name, array in TWO.items()}
+                for i in range(0, 8, micro_batch)
+            ]
             parts = [step(state, part, 0)[0] for part in cut]
             mean = jax.tree.map(
-                lambda *gradients: sum(gradients) / len(gradients), *(part.opt_state[0] for part in parts)
+                lambda *gradients: sum(gradients) / len(gradients),
+                *(part.opt_state[0] for part in parts),
             )
             updates, opt_state = tx.update(mean, state.opt_state[1], state.params)
             params = optax.apply_updates(state.params, updates)
@@ -195,13 +211,19 @@ def test_a_weighting_with_memory_is_carried_in_the_state():
     state = create_state(fresh(), tx, weighting=Alternating())
     for index in range(3):
         state, metrics = step(state, BATCH, 0)
-        assert metrics["loss"] == pytest.approx(float(squared_errors(fresh(), BATCH)[index]), rel=1e-6)
+        assert metrics["loss"] == pytest.approx(
+            float(squared_errors(fresh(), BATCH)[index]), rel=1e-6
+        )
     assert int(state.weighting) == 3
 
 
 @pytest.mark.parametrize("micro_batch", [0, 3], ids=["whole", "in parts"])
-@pytest.mark.parametrize("weigh", [weighting.robust(0.1), weighting.cvar(0.5), weighting.group_dro(np.array([0, 1]))])
-@pytest.mark.parametrize("number", [np.nan, np.inf, 1e30], ids=["NaN", "infinity", "a gradient beyond float32"])
+@pytest.mark.parametrize(
+    "weigh", [weighting.robust(0.1), weighting.cvar(0.5), weighting.group_dro(np.array([0, 1]))]
+)
+@pytest.mark.parametrize(
+    "number", [np.nan, np.inf, 1e30], ids=["NaN", "infinity", "a gradient beyond float32"]
+)
 def test_a_step_without_numbers_changes_nothing_but_the_count(weigh, micro_batch, number):
     tx = make_optimizer(0.05, clip_norm=5.0)
     options = {"micro_batch": micro_batch, "ema_decay": 0.5}
@@ -214,7 +236,9 @@ def test_a_step_without_numbers_changes_nothing_but_the_count(weigh, micro_batch
     assert not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]))
     assert int(after.step) == 2
     for (path, kept), before in zip(
-        jax.tree.leaves_with_path(dataclasses.replace(after, step=start.step)), jax.tree.leaves(start), strict=True
+        jax.tree.leaves_with_path(dataclasses.replace(after, step=start.step)),
+        jax.tree.leaves(start),
+        strict=True,
     ):
         np.testing.assert_array_equal(kept, before, err_msg=jax.tree_util.keystr(path))
     onward, metrics = step(after, BATCH, 0)
@@ -223,7 +247,9 @@ def test_a_step_without_numbers_changes_nothing_but_the_count(weigh, micro_batch
 
 
 def test_weights_without_mass_are_counted():
-    _, metrics = one_gradient(lambda losses, class_ids, epoch, *, batch=None: jnp.zeros_like(losses))
+    _, metrics = one_gradient(
+        lambda losses, class_ids, epoch, *, batch=None: jnp.zeros_like(losses)
+    )
     assert metrics["no_mass"] == 1.0
     assert metrics["ess"] == pytest.approx(8.0)
     with pytest.raises(ValueError, match=r"shape \(\)"):
@@ -249,7 +275,9 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
 
 def test_moving_average_follows_the_parameters():
     tx = optax.sgd(0.1)
-    step = jax.jit(make_train_step(squared_errors, weighting.uniform(), tx, ema_decay=0.5), donate_argnums=0)
+    step = jax.jit(
+        make_train_step(squared_errors, weighting.uniform(), tx, ema_decay=0.5), donate_argnums=0
+    )
     state = create_state(fresh(), tx, ema=True)
     average = np.zeros((3, 1))
     for _ in range(3):
@@ -274,7 +302,13 @@ def test_moving_average_follows_the_parameters():
 )
 def test_schedules(name, step, expected):
     schedule = make_schedule(
-        name, 1e-3, steps_per_epoch=10, num_epochs=20, every=4, divisor=3.0, warmup=2 if name == "cosine" else 0
+        name,
+        1e-3,
+        steps_per_epoch=10,
+        num_epochs=20,
+        every=4,
+        divisor=3.0,
+        warmup=2 if name == "cosine" else 0,
     )
     assert float(schedule(step)) == pytest.approx(expected, abs=1e-9)
 
@@ -283,7 +317,10 @@ def test_granularity_gives_one_loss_per_example_or_per_source():
     rng = np.random.default_rng(1)
     sources = rng.standard_normal((3, 2, 500)).astype(np.float32)
     batch = {"mixture": sources.sum(1), "sources": sources, "active": np.ones((3, 2), bool)}
-    apply_fn = lambda variables, mixture: mixture[:, None, :] * jnp.array([1.0, -0.5])[None, :, None] + 0.1 * sources  # noqa: E731
+
+    def apply_fn(variables, mixture):
+        return mixture[:, None, :] * jnp.array([1.0, -0.5])[None, :, None] + 0.1 * sources
+
     per_source, metrics = separation_loss_fn(apply_fn, granularity="source")({}, batch)
     per_example, _ = separation_loss_fn(apply_fn, granularity="example")({}, batch)
     assert per_source.shape == (3, 2)

@@ -31,7 +31,15 @@ def finished(tmp_path_factory, pack_cache):
 
 def test_a_run_leaves_what_the_design_says(finished):
     names = {path.name for path in finished.iterdir()}
-    assert {"config.json", "metrics.jsonl", "checkpoints", "recipes", "evaluation", "summary.json", "model"} <= names
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "recipes",
+        "evaluation",
+        "summary.json",
+        "model",
+    } <= names
     found = summary(finished)
     assert found["data"]["kind"] == "synthetic"
     assert set(found) >= {"test", "test_last", "test_last_epochs", "val", "best"}
@@ -44,11 +52,19 @@ def test_a_run_leaves_what_the_design_says(finished):
     assert len(excerpts) == 25
     audio, rate = soundfile.read(excerpts[0] / "mixture.wav")
     assert (rate, audio.shape) == (8000, (2000,))
-    assert len(list(excerpts[0].glob("source*.wav"))) == len(list(excerpts[0].glob("estimate*.wav"))) == 2
-    assert {record["data"] for kind in ("train", "val", "test") for record in records(finished, kind)} == {"synthetic"}
+    assert (
+        len(list(excerpts[0].glob("source*.wav")))
+        == len(list(excerpts[0].glob("estimate*.wav")))
+        == 2
+    )
+    assert {
+        record["data"] for kind in ("train", "val", "test") for record in records(finished, kind)
+    } == {"synthetic"}
     steps = [record["step"] for record in records(finished, "train")]
     assert steps == [2, 4, 5, 6, 8, 10]  # every second step, and the last of an epoch
-    assert {"loss", "si_sdri", "grad_norm", "ess", "no_mass", "learning_rate"} < set(records(finished, "train")[0])
+    assert {"loss", "si_sdri", "grad_norm", "ess", "no_mass", "learning_rate"} < set(
+        records(finished, "train")[0]
+    )
 
 
 def test_scores_in_the_table_are_those_of_the_saved_audio(finished):
@@ -56,7 +72,10 @@ def test_scores_in_the_table_are_those_of_the_saved_audio(finished):
     import csv
 
     with open(finished / "evaluation" / "test.csv", newline="") as file:
-        rows = {(int(row["mixture"]), int(row["slot"])): float(row["si_sdri_db"]) for row in csv.DictReader(file)}
+        rows = {
+            (int(row["mixture"]), int(row["slot"])): float(row["si_sdri_db"])
+            for row in csv.DictReader(file)
+        }
     folder = next((finished / "evaluation" / "audio").glob("median-1-*"))
     index = int(folder.name.split("mixture")[1])
     mixture = soundfile.read(folder / "mixture.wav", dtype="float32")[0]
@@ -71,7 +90,9 @@ def test_bundle_separates_as_the_evaluation_did(finished):
     folder = next((finished / "evaluation" / "audio").glob("best-5-*"))
     mixture = soundfile.read(folder / "mixture.wav", dtype="float32")[0]
     estimates = jaxsep.load(finished)(mixture, 8000)
-    saved = np.stack([soundfile.read(folder / f"estimate{n}.wav", dtype="float32")[0] for n in (1, 2)])
+    saved = np.stack(
+        [soundfile.read(folder / f"estimate{n}.wav", dtype="float32")[0] for n in (1, 2)]
+    )
     pairwise = jaxsep.pairwise_si_sdr(estimates, saved)
     assert np.max(pairwise, axis=1).min() > 60
 
@@ -79,7 +100,10 @@ def test_bundle_separates_as_the_evaluation_did(finished):
 def test_bundle_says_what_it_is(finished):
     description = json.loads((finished / "model" / "model.json").read_text())
     assert description["family"] == "original"
-    assert description["fields"].items() >= {"num_sources": 2, "num_blocks": 1, "enc_num_basis": 16}.items()
+    assert (
+        description["fields"].items()
+        >= {"num_sources": 2, "num_blocks": 1, "enc_num_basis": 16}.items()
+    )
     assert (description["sample_rate"], description["num_sources"]) == (8000, 2)
     assert description["normalisation"] == "mixture: zero mean, unit standard deviation"
     assert {"rain", "test00"} <= set(description["classes"])
@@ -89,7 +113,9 @@ def test_bundle_says_what_it_is(finished):
 
 def start(workdir, **fields) -> subprocess.Popen:
     command = [sys.executable, "-m", "jaxsep.main", *arguments(workdir, **fields)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +127,9 @@ def start(workdir, **fields) -> subprocess.Popen:
         (signal.SIGKILL, -9, 8, 1e-9),
     ],
 )
-def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(finished, tmp_path, number, status, step, minutes):
+def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
+    finished, tmp_path, number, status, step, minutes
+):
     """Stopped after a step of the first or second epoch; with a checkpoint after every epoch, and after every step."""
     workdir = tmp_path / "run"
     process = start(workdir, train__ema_decay=0.9, train__checkpoint_minutes=minutes)
@@ -125,7 +153,10 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(finished, t
         assert [{k: v for k, v in r.items() if k not in timing} for r in ours] == [
             {k: v for k, v in r.items() if k not in timing} for r in theirs
         ]
-    same = {name: summary(workdir)[name] for name in ("test", "test_last", "test_last_epochs", "val", "best")}
+    same = {
+        name: summary(workdir)[name]
+        for name in ("test", "test_last", "test_last_epochs", "val", "best")
+    }
     assert same == {name: summary(finished)[name] for name in same}
 
 
@@ -163,18 +194,37 @@ def test_another_configuration_in_the_folder_is_refused(finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert main(arguments(finished, train__ema_decay=0.9, train__learning_rate=0.5)) == 2
     assert "train.learning_rate: 0.5 now, 0.001 there" in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()
+    } == before
 
 
 def test_micro_batches_change_nothing_but_rounding(tmp_path):
     for name, micro_batch in (("whole", 0), ("parts", 2)):
-        assert main(arguments(tmp_path / name, "robust.py", train__micro_batch=micro_batch, train__num_epochs=1)) == 0
+        assert (
+            main(
+                arguments(
+                    tmp_path / name,
+                    "robust.py",
+                    train__micro_batch=micro_batch,
+                    train__num_epochs=1,
+                )
+            )
+            == 0
+        )
     whole, parts = last_state(tmp_path / "whole").params, last_state(tmp_path / "parts").params
     start_params = jax.tree.map(np.asarray, jax.device_get(_initial(tmp_path / "whole")))
     moved = np.sqrt(
-        sum(np.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (whole, start_params)), strict=True))
+        sum(
+            np.sum((a - b) ** 2)
+            for a, b in zip(*map(jax.tree.leaves, (whole, start_params)), strict=True)
+        )
     )
-    apart = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (whole, parts)), strict=True)))
+    apart = np.sqrt(
+        sum(
+            np.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (whole, parts)), strict=True)
+        )
+    )
     assert moved > 0.05
     assert apart < 0.01 * moved
 
@@ -183,7 +233,9 @@ def _initial(workdir):
     return fresh_params(build(read_config(workdir)))
 
 
-def test_starts_from_a_trained_run_and_from_published_weights(finished, tmp_path, reference_dir, capsys):
+def test_starts_from_a_trained_run_and_from_published_weights(
+    finished, tmp_path, reference_dir, capsys
+):
     workdir = tmp_path / "from-run"
     assert main(arguments(workdir, train__init_from=finished, train__learning_rate=1e-12)) == 0
     near, origin = last_state(workdir).params, jaxsep.inference.bundle.load_bundle(finished)[1]
@@ -208,7 +260,14 @@ def test_starts_from_a_trained_run_and_from_published_weights(finished, tmp_path
     }
     published = reference_dir / "improved_sudormrf_module.pt"
     options = {f"model__{name}": value for name, value in fields.items()}
-    assert main(arguments(tmp_path / "from-pt", train__init_from=published, train__num_epochs=1, **options)) == 0
+    assert (
+        main(
+            arguments(
+                tmp_path / "from-pt", train__init_from=published, train__num_epochs=1, **options
+            )
+        )
+        == 0
+    )
     for origin in (published, tmp_path / "nothing", tmp_path / "nothing.pt"):
         assert main(arguments(tmp_path / "wrong", train__init_from=origin)) == 2
         assert "error: train.init_from: " in capsys.readouterr().err
@@ -246,7 +305,13 @@ def test_trains_any_flax_module(tmp_path, monkeypatch, capsys):
 
 
 def test_evaluates_a_finished_run_on_other_data(finished, capsys):
-    arguments_ = ["--mode", "evaluate", "--workdir", str(finished), "--config.data.mixtures_test=12"]
+    arguments_ = [
+        "--mode",
+        "evaluate",
+        "--workdir",
+        str(finished),
+        "--config.data.mixtures_test=12",
+    ]
     before = summary(finished)
     assert main(arguments_) == 0
     assert "combined" in capsys.readouterr().out
@@ -264,11 +329,16 @@ def test_evaluates_on_a_set_that_has_only_a_test_split(finished, tmp_path, capsy
     for corpus in ("speech", "environment"):
         for name in ("one", "two"):
             (tmp_path / corpus / "test" / name).mkdir(parents=True)
-            soundfile.write(tmp_path / corpus / "test" / name / "a.flac", 0.1 * rng.standard_normal(9000), 8000)
+            soundfile.write(
+                tmp_path / corpus / "test" / name / "a.flac", 0.1 * rng.standard_normal(9000), 8000
+            )
     roots = [f"--config.data.{name}_root={tmp_path / name}" for name in ("speech", "environment")]
     assert main(["--mode", "evaluate", "--workdir", str(finished), *roots]) == 0
     assert "Test set of recordings" in capsys.readouterr().out
-    assert main(["--mode", "evaluate", "--workdir", str(finished), "--config.data.sample_rate=16000"]) == 2
+    assert (
+        main(["--mode", "evaluate", "--workdir", str(finished), "--config.data.sample_rate=16000"])
+        == 2
+    )
     assert "data.sample_rate is 16000, the model's is 8000" in capsys.readouterr().err
     assert main(["--mode", "evaluate", "--workdir", str(finished), "--config.seed=4"]) == 2
     assert "seed" in capsys.readouterr().err
@@ -303,9 +373,15 @@ def test_premixed_mixtures_are_all_scored_at_full_length(tmp_path):
             sources = 0.1 * rng.standard_normal((2, length))
             name = f"{index:03d}a01_1.0_{index + 20:03d}b02_-1.0.wav"
             for role, audio in (("mix", sources.sum(0)), ("s1", sources[0]), ("s2", sources[1])):
-                soundfile.write(tmp_path / "set" / split / role / name, audio, 8000, subtype="FLOAT")
+                soundfile.write(
+                    tmp_path / "set" / split / role / name, audio, 8000, subtype="FLOAT"
+                )
     workdir = tmp_path / "run"
-    options = {"data__premixed_root": tmp_path / "set", "weighting__name": "robust", "train__num_epochs": 1}
+    options = {
+        "data__premixed_root": tmp_path / "set",
+        "weighting__name": "robust",
+        "train__num_epochs": 1,
+    }
     assert main(arguments(workdir, **options)) == 0
     assert summary(workdir)["test"]["si_sdri"]["combined"]["n"] == 8
     assert summary(workdir)["data"]["kind"] == "recordings"

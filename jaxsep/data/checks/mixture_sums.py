@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from jaxsep.data.audio import DataError, audio_blocks, display
+from jaxsep.data.audio import audio_blocks
 from jaxsep.data.premixed_layout import MIXTURE_ROLES, find_roles
+from jaxsep.errors import DataError
+from jaxsep.files import display
 
 # Distance of neighbouring sample values; formats that are not here lose more than rounding does.
 STEPS = {
@@ -55,10 +57,15 @@ def add_up(mixture: str | os.PathLike, sources: Sequence[str | os.PathLike]) -> 
     Raises:
         DataError: a file is missing or cannot be read, or they differ in length or channels.
     """
-    signals = [np.concatenate(list(audio_blocks(path)), axis=1).astype(np.float64) for path in (mixture, *sources)]
+    signals = [
+        np.concatenate(list(audio_blocks(path)), axis=1).astype(np.float64)
+        for path in (mixture, *sources)
+    ]
     if len({signal.shape for signal in signals}) > 1:
         shapes = ", ".join(str(signal.shape[1]) for signal in signals)
-        raise DataError(f"{display(mixture)}: its roles have {shapes} samples; they must be equally long")
+        raise DataError(
+            f"{display(mixture)}: its roles have {shapes} samples; they must be equally long"
+        )
     formats = [soundfile.info(os.fsencode(path)).subtype for path in (mixture, *sources)]
     if not set(formats) <= STEPS.keys():
         return None
@@ -70,14 +77,21 @@ def add_up(mixture: str | os.PathLike, sources: Sequence[str | os.PathLike]) -> 
         expected = gain * parts
         if formats[0].startswith("PCM"):
             expected = expected.clip(-1, 1)
-        found = Sum(gain, float(np.abs(whole - expected).max()), steps[0] + abs(gain) * sum(steps[1:]) + floor)
+        found = Sum(
+            gain,
+            float(np.abs(whole - expected).max()),
+            steps[0] + abs(gain) * sum(steps[1:]) + floor,
+        )
         if found.deviation <= found.tolerance and gain > 0:
             return found
     return Sum(1.0, float(np.abs(whole - parts).max()), sum(steps) + floor)
 
 
 def sums(
-    root: Path, items: Sequence[Sequence[str]], roles: Sequence[str], bar: Callable[[Sequence], Iterable]
+    root: Path,
+    items: Sequence[Sequence[str]],
+    roles: Sequence[str],
+    bar: Callable[[Sequence], Iterable],
 ) -> tuple[str, str, tuple[str, ...]]:
     """Checks every mixture of a set. items: the files of each, relative to the root, the mixture's first.
 
@@ -108,7 +122,9 @@ def sums(
     if off:
         said.append(f"largest deviation {found[off[0]].deviation:.1e} ({display(off[0])})")
     if scaled:
-        said.append(f"{len(scaled):,} at a level of their own (as {display(scaled[0])}: × {found[scaled[0]].gain:.3f})")
+        said.append(
+            f"{len(scaled):,} at a level of their own (as {display(scaled[0])}: × {found[scaled[0]].gain:.3f})"
+        )
     if unchecked:
         said.append(f"{len(unchecked):,} not checked (as {unchecked[0]})")
     lines = [

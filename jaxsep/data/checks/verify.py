@@ -15,13 +15,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import tqdm
 
-from jaxsep.data.audio import DataError, audio_info, display, file_sha256
+from jaxsep.data.audio import audio_info, file_sha256
 from jaxsep.data.checks.mixture_sums import sums
 from jaxsep.data.layouts import SPLITS, read_layout
 from jaxsep.data.packs.corpus import Corpus
 from jaxsep.data.packs.format import AUDIO, read_header
 from jaxsep.data.packs.premixed import Premixed
 from jaxsep.data.premixed_layout import find_roles, read_items, split_folders
+from jaxsep.errors import DataError
+from jaxsep.files import display
 
 BLOCK_BYTES = 1 << 24
 # A bar for what takes longer (s).
@@ -40,7 +42,9 @@ class Check(NamedTuple):
     wrong: tuple[str, ...] = ()
 
 
-def verify(packed: Corpus | Premixed, root: str | os.PathLike, *, progress: bool = True) -> list[Check]:
+def verify(
+    packed: Corpus | Premixed, root: str | os.PathLike, *, progress: bool = True
+) -> list[Check]:
     """All checks of a pack and, unless `root` is the pack itself, of the dataset that it was made from.
 
     Raises:
@@ -50,13 +54,20 @@ def verify(packed: Corpus | Premixed, root: str | os.PathLike, *, progress: bool
     splits = [SPLITS[index] for index in packed.splits]
     pack = dict(zip(packed.paths, splits, strict=True))
     if root.resolve() == folder.resolve():
-        checks = [check_counts(pack, pack, ()), Check("source files", "not checked: this is the pack itself")]
+        checks = [
+            check_counts(pack, pack, ()),
+            Check("source files", "not checked: this is the pack itself"),
+        ]
     else:
         checks = [check_counts(in_dataset(root, packed), pack, packed.left_out)]
         files = [path for paths in files_of(packed) for path in paths]
-        checks += check_files(root, files, packed.contents.reshape(-1, 32), folder, progress=progress)
+        checks += check_files(
+            root, files, packed.contents.reshape(-1, 32), folder, progress=progress
+        )
         if (items := mixtures(root, packed)) is not None:
-            checks.append(Check(*sums(root, *items, bar=lambda found: _bar(found, "adding up", progress))))
+            checks.append(
+                Check(*sums(root, *items, bar=lambda found: _bar(found, "adding up", progress)))
+            )
     checks.append(check_lengths(packed.lengths / packed.sample_rate))
     signals, checksum = read_signals(packed, progress=progress)
     checks.append(check_audio(folder, checksum))
@@ -73,11 +84,17 @@ def files_of(packed: Corpus | Premixed) -> list[tuple[str, ...]]:
     """The files of each recording, relative to the dataset's root: one, or one of each role."""
     if isinstance(packed, Corpus):
         return [(path,) for path in packed.paths]
-    places = [(os.path.dirname(os.path.dirname(path)), os.path.basename(path)) for path in packed.paths]
-    return [tuple(os.path.join(place, role, name) for role in packed.roles) for place, name in places]
+    places = [
+        (os.path.dirname(os.path.dirname(path)), os.path.basename(path)) for path in packed.paths
+    ]
+    return [
+        tuple(os.path.join(place, role, name) for role in packed.roles) for place, name in places
+    ]
 
 
-def mixtures(root: Path, packed: Corpus | Premixed) -> tuple[list[tuple[str, ...]], tuple[str, ...]] | None:
+def mixtures(
+    root: Path, packed: Corpus | Premixed
+) -> tuple[list[tuple[str, ...]], tuple[str, ...]] | None:
     """(the files of each mixture, the names of their roles) of a premixed set, or of the WSJ0-2mix tree a corpus was read
     from if its mixtures are there; else None."""
     if isinstance(packed, Premixed):
@@ -98,18 +115,31 @@ def in_dataset(root: Path, packed: Corpus | Premixed) -> dict[str, str]:
     if isinstance(packed, Premixed):
         items, splits = read_items(root, split_folders(root, packed.sample_rate), packed.roles)
         return {item[0]: split for item, split in zip(items, splits, strict=True)}
-    return {row.path: row.split for row in read_layout(root, packed.name, sample_rate=packed.sample_rate)[1]}
+    return {
+        row.path: row.split
+        for row in read_layout(root, packed.name, sample_rate=packed.sample_rate)[1]
+    }
 
 
-def check_counts(dataset: Mapping[str, str], pack: Mapping[str, str], left_out: Sequence[tuple[str, str]]) -> Check:
+def check_counts(
+    dataset: Mapping[str, str], pack: Mapping[str, str], left_out: Sequence[tuple[str, str]]
+) -> Check:
     """Whether each recording of the dataset is in the pack, in its split, or known to be left out. Mappings: path to split."""
     there, packed = Counter(dataset.values()), Counter(pack.values())
     said = [f"{split} {packed[split]:,} of {there[split]:,}" for split in SPLITS]
     if left_out:
         said.append(f"{len(left_out):,} left out (as {display(left_out[0][0])}: {left_out[0][1]})")
     known = dict(pack) | dict.fromkeys((path for path, _ in left_out))
-    wrong = [f"{display(path)}: is in the dataset and not in its pack" for path in dataset if path not in known]
-    wrong += [f"{display(path)}: is in the pack and not in the dataset" for path in known if path not in dataset]
+    wrong = [
+        f"{display(path)}: is in the dataset and not in its pack"
+        for path in dataset
+        if path not in known
+    ]
+    wrong += [
+        f"{display(path)}: is in the pack and not in the dataset"
+        for path in known
+        if path not in dataset
+    ]
     wrong += [
         f"{display(path)}: is in {dataset[path]}, packed as {split}"
         for path, split in pack.items()
@@ -118,7 +148,9 @@ def check_counts(dataset: Mapping[str, str], pack: Mapping[str, str], left_out: 
     return Check("recordings", ", ".join(said), tuple(wrong))
 
 
-def check_files(root: Path, files: Sequence[str], contents: np.ndarray, folder: Path, *, progress: bool) -> list[Check]:
+def check_files(
+    root: Path, files: Sequence[str], contents: np.ndarray, folder: Path, *, progress: bool
+) -> list[Check]:
     """Whether the files, in order, still have the SHA-256 `contents` [files, 32]; and their rates and channels."""
     wrong: list[str] = []
     rates: Counter[int] = Counter()
@@ -127,7 +159,9 @@ def check_files(root: Path, files: Sequence[str], contents: np.ndarray, folder: 
         shown = display(root / path)
         try:
             if file_sha256(root / path) != content.tobytes():
-                wrong.append(f"{shown}: has changed since it was packed; remove {display(folder)} and pack again")
+                wrong.append(
+                    f"{shown}: has changed since it was packed; remove {display(folder)} and pack again"
+                )
                 continue
             rate, number, _ = audio_info(root / path)
         except DataError as error:
@@ -147,7 +181,10 @@ def check_lengths(seconds: np.ndarray) -> Check:
     """Shortest, median and longest of the recordings' lengths [R] (s), and how many are shorter than 1 s."""
     shortest, middle, longest = np.quantile(seconds, (0, 0.5, 1))
     short = f"{int((seconds < 1).sum()):,} shorter than 1 s"
-    return Check("lengths", f"shortest {shortest:.2f} s, median {middle:.2f} s, longest {longest:.2f} s; {short}")
+    return Check(
+        "lengths",
+        f"shortest {shortest:.2f} s, median {middle:.2f} s, longest {longest:.2f} s; {short}",
+    )
 
 
 def read_signals(packed: Corpus | Premixed, *, progress: bool) -> tuple[np.ndarray, str]:
@@ -198,7 +235,10 @@ def check_duplicates(digests: np.ndarray, splits: Sequence[str], paths: Sequence
         for pair in _pairs(first):
             pairs[pair][paths[first[pair[0]]], paths[first[pair[1]]]] = None
     said = [f"{_between(pair)} {len(found):,}" for pair, found in sorted(pairs.items())]
-    wrong = [f"{display(a)} and {display(b)}: the same sound in train and test" for a, b in pairs.get(APART, ())]
+    wrong = [
+        f"{display(a)} and {display(b)}: the same sound in train and test"
+        for a, b in pairs.get(APART, ())
+    ]
     if pairs and not wrong:
         one, other = next(iter(next(iter(pairs.values()))))
         said.append(f"as {display(one)} = {display(other)}")
@@ -210,10 +250,14 @@ def check_speakers(speakers: Mapping[str, set[str]]) -> Check:
     shared = {pair: sorted(speakers[pair[0]] & speakers[pair[1]]) for pair in _pairs(speakers)}
     counts = ", ".join(f"{split} {len(found):,}" for split, found in speakers.items())
     said = [
-        f"{_between(pair)} share {len(found):,} (as {display(found[0])})" for pair, found in shared.items() if found
+        f"{_between(pair)} share {len(found):,} (as {display(found[0])})"
+        for pair, found in shared.items()
+        if found
     ]
     wrong = [f"speaker {display(name)}: is in train and test" for name in shared.get(APART, ())]
-    return Check("speakers", f"{counts}; " + (", ".join(said) or "no split shares one"), tuple(wrong))
+    return Check(
+        "speakers", f"{counts}; " + (", ".join(said) or "no split shares one"), tuple(wrong)
+    )
 
 
 def check_sources(sources: Mapping[str, set[tuple[str, str]]]) -> Check:
@@ -222,14 +266,19 @@ def check_sources(sources: Mapping[str, set[tuple[str, str]]]) -> Check:
     Within a class that is wrong. Across classes it is noted: ESC-50 as published has recordings that serve two classes, one
     of them in fold 5 (209698 clock_alarm and clock_tick, 234879 hen and rooster).
     """
-    divided = {source: found for source, found in sorted(sources.items()) if len({split for _, split in found}) > 1}
+    divided = {
+        source: found
+        for source, found in sorted(sources.items())
+        if len({split for _, split in found}) > 1
+    }
     wrong = {
         source: sorted({split for _, split in found}, key=SPLITS.index)
         for source, found in divided.items()
         if len({name for name, _ in found}) < len(found)
     }
     lines = [
-        f"source recording {display(source)}: has clips in {' and '.join(there)}" for source, there in wrong.items()
+        f"source recording {display(source)}: has clips in {' and '.join(there)}"
+        for source, there in wrong.items()
     ]
     said = f"{len(sources):,}, {len(divided):,} of them in two splits"
     if noted := [source for source in divided if source not in wrong]:
@@ -245,7 +294,9 @@ def speakers_of(packed: Corpus | Premixed, splits: Sequence[str]) -> dict[str, s
     return found
 
 
-def clips_of(table: Path, paths: Sequence[str], splits: Sequence[str]) -> dict[str, set[tuple[str, str]]]:
+def clips_of(
+    table: Path, paths: Sequence[str], splits: Sequence[str]
+) -> dict[str, set[tuple[str, str]]]:
     """(class, split) of the clips of each of ESC-50's source recordings."""
     with open(table, newline="", encoding="utf-8") as stream:
         entries = {entry["filename"]: entry for entry in csv.DictReader(stream)}
@@ -272,7 +323,9 @@ def _between(pair: Sequence[str]) -> str:
 
 
 def _tally(counts: Mapping[int, int], form: str) -> str:
-    return "; ".join(f"{form.format(value)}: {count:,} files" for value, count in sorted(counts.items()))
+    return "; ".join(
+        f"{form.format(value)}: {count:,} files" for value, count in sorted(counts.items())
+    )
 
 
 def _bar(items: Iterable[Item], title: str, progress: bool) -> Iterable[Item]:

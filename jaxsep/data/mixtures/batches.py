@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxsep.data.audio import DataError
+from jaxsep.errors import DataError
 
 Load = Callable[[int, np.ndarray], dict[str, Any]]
 Put = Callable[[dict[str, Any]], dict[str, Any]]
@@ -67,7 +67,9 @@ def batches(
 
     def work(number: int) -> tuple[int, int, dict[str, Any]]:
         this_epoch, this_step = divmod(number, steps)
-        batch = load(this_epoch, np.arange(this_step * batch_size, (this_step + 1) * batch_size)[rows])
+        batch = load(
+            this_epoch, np.arange(this_step * batch_size, (this_step + 1) * batch_size)[rows]
+        )
         return this_epoch, this_step, put(batch) if put else batch
 
     return _ahead(work, count(epoch * steps + step), prefetch, workers)
@@ -96,7 +98,9 @@ def eval_batches(
     Raises:
         DataError: on the call, a count out of range.
     """
-    _check_counts(total=(total, 1), batch_size=(batch_size, 1), prefetch=(prefetch, 1), workers=(workers, 1))
+    _check_counts(
+        total=(total, 1), batch_size=(batch_size, 1), prefetch=(prefetch, 1), workers=(workers, 1)
+    )
 
     def work(start: int) -> dict[str, Any]:
         indices = np.arange(start, start + batch_size)[rows]
@@ -112,7 +116,9 @@ def _check_counts(**counts: tuple[int, int]) -> None:
             raise DataError(f"{name}: is {value}; must be at least {least}")
 
 
-def _ahead(work: Callable[[Job], Done], jobs: Iterable[Job], prefetch: int, workers: int) -> Iterator[Done]:
+def _ahead(
+    work: Callable[[Job], Done], jobs: Iterable[Job], prefetch: int, workers: int
+) -> Iterator[Done]:
     """Results of `work` in the order of the jobs, at most `prefetch` of them ahead of the consumer."""
     executor = ThreadPoolExecutor(workers, thread_name_prefix="jaxsep-batches")
     pending: deque[Future[Done]] = deque()

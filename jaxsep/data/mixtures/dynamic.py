@@ -43,7 +43,9 @@ def draw(pool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
     Returns:
         recipes: see `recipes`.
     """
-    raise TypeError(f"pool: is a {type(pool).__name__}; must come from make_pool or make_premixed_pool")
+    raise TypeError(
+        f"pool: is a {type(pool).__name__}; must come from make_pool or make_premixed_pool"
+    )
 
 
 @singledispatch
@@ -58,7 +60,9 @@ def render(pool, recipes: Mapping[str, np.ndarray]) -> Arrays:
         mixture float32 [B,T], sources float32 [B,N,T], class_ids int32 [B,N] (-1 inactive), active bool [B,N],
         snr float32 [B] dB, index int64 [B], lengths int32 [B] (samples that are not padding at the end)
     """
-    raise TypeError(f"pool: is a {type(pool).__name__}; must come from make_pool or make_premixed_pool")
+    raise TypeError(
+        f"pool: is a {type(pool).__name__}; must come from make_pool or make_premixed_pool"
+    )
 
 
 @draw.register
@@ -82,11 +86,17 @@ def _draw(pool: Pool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
             rows = np.flatnonzero(active[:, slot] & (chosen == number))
             if not rows.size:
                 continue
-            taken = np.where(corpus[rows, :slot] == number, local[rows, :slot], candidates.class_ids.size)
+            taken = np.where(
+                corpus[rows, :slot] == number, local[rows, :slot], candidates.class_ids.size
+            )
             classes = _unused(per_slot[rows, slot, 2], taken, candidates.class_ids.size)
             first, last = candidates.starts[classes], candidates.starts[classes + 1]
             recordings = candidates.recordings[first + _pick(per_slot[rows, slot, 3], last - first)]
-            corpus[rows, slot], local[rows, slot], recording[rows, slot] = number, classes, recordings
+            corpus[rows, slot], local[rows, slot], recording[rows, slot] = (
+                number,
+                classes,
+                recordings,
+            )
             class_ids[rows, slot] = candidates.class_ids[classes]
             offset[rows, slot] = _offsets(pool, number, recordings, per_slot[rows, slot, 4:])
     return {
@@ -109,7 +119,9 @@ def _render(pool: Pool, recipes: Mapping[str, np.ndarray]) -> Arrays:
     # Level of each slot: 0 dB for the first active one, -snr for the others.
     first = active & (active.cumsum(axis=1) == 1)
     levels = np.where(first, 1.0, 10.0 ** (-recipes["snr"].astype(np.float64)[:, None] / 20.0))
-    signals = [np.asarray(corpus.audio) for corpus in pool.corpora]  # slicing a memmap object itself costs more
+    signals = [
+        np.asarray(corpus.audio) for corpus in pool.corpora
+    ]  # slicing a memmap object itself costs more
     for b in range(batch):
         block = sources[b]
         for n in range(slots):
@@ -164,7 +176,9 @@ def remove_mean(block: np.ndarray) -> np.ndarray:
 
 def power_ratio(power: np.ndarray) -> float:
     """Power of source 0 to source 1, dB; 0 where there is no such ratio."""
-    return float(10 * np.log10(power[0] / power[1])) if power.size > 1 and power[:2].min() > 0 else 0.0
+    return (
+        float(10 * np.log10(power[0] / power[1])) if power.size > 1 and power[:2].min() > 0 else 0.0
+    )
 
 
 def _pick(uniform: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -187,10 +201,16 @@ def _offsets(pool: Pool, number: int, recordings: np.ndarray, uniform: np.ndarra
     corpus, loud_before = pool.corpora[number], pool.candidates[number].loud_before
     spare = corpus.lengths[recordings] - pool.num_samples
     tries = _pick(uniform, np.abs(spare)[:, None] + 1)
-    first, last = _whole_frames(corpus, recordings[:, None], np.minimum(tries, spare[:, None]), pool.num_samples)
+    first, last = _whole_frames(
+        corpus, recordings[:, None], np.minimum(tries, spare[:, None]), pool.num_samples
+    )
     # A shorter clip is in the segment as a whole, its loudest 0.1 s with it.
     heard = (loud_before[last] > loud_before[first]) | (spare < 0)[:, None]
-    offsets = np.where(spare < 0, -tries[:, 0], np.take_along_axis(tries, heard.argmax(axis=1)[:, None], axis=1)[:, 0])
+    offsets = np.where(
+        spare < 0,
+        -tries[:, 0],
+        np.take_along_axis(tries, heard.argmax(axis=1)[:, None], axis=1)[:, 0],
+    )
     for row in np.flatnonzero(~heard.any(axis=1)):
         offsets[row] = _loudest_position(corpus, int(recordings[row]), pool.num_samples)
     return offsets
@@ -213,7 +233,9 @@ def _whole_frames(
 def _loudest_position(corpus: Corpus, recording: int, num_samples: int) -> int:
     """Offset, on the grid of 0.1 s, of the segment with the most energy."""
     size, length = frame_size(corpus.sample_rate), int(corpus.lengths[recording])
-    energies = corpus.energies[corpus.energy_offsets[recording] : corpus.energy_offsets[recording + 1]]
+    energies = corpus.energies[
+        corpus.energy_offsets[recording] : corpus.energy_offsets[recording + 1]
+    ]
     edges = np.minimum(np.arange(energies.size + 1) * size, length)
     before = np.append(0.0, np.cumsum(energies, dtype=np.float64))
     starts = np.minimum(edges[:-1], length - num_samples)

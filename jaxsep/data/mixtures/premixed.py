@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxsep.data.audio import DataError
 from jaxsep.data.layouts import SPLITS
 from jaxsep.data.mixtures.dynamic import copy_segment, draw, power_ratio, remove_mean, render
 from jaxsep.data.mixtures.recipes import Arrays, check_indices, uniforms
@@ -17,8 +16,16 @@ from jaxsep.data.mixtures.sampler import segment_samples
 from jaxsep.data.packs.corpus import ClassTable
 from jaxsep.data.packs.premixed import Premixed, open_premixed, premixed_table, prepare_premixed
 from jaxsep.data.premixed_layout import FIELD, SPLIT_FOLDERS
+from jaxsep.errors import DataError
 
-__all__ = ["Premixed", "PremixedPool", "make_premixed_pool", "open_premixed", "premixed_table", "prepare_premixed"]
+__all__ = [
+    "Premixed",
+    "PremixedPool",
+    "make_premixed_pool",
+    "open_premixed",
+    "premixed_table",
+    "prepare_premixed",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +56,9 @@ class PremixedPool:
         return (self.source.lengths.size,)
 
 
-def make_premixed_pool(premixed: Premixed, *, split: str, segment_seconds: float | None) -> PremixedPool:
+def make_premixed_pool(
+    premixed: Premixed, *, split: str, segment_seconds: float | None
+) -> PremixedPool:
     """A pool for `mixing.draw` and `mixing.render`.
 
     With `segment_seconds`, for training: each epoch goes through the mixtures in a random order (again from the start, in
@@ -73,7 +82,9 @@ def make_premixed_pool(premixed: Premixed, *, split: str, segment_seconds: float
         source=premixed,
         table=premixed_table(premixed),
         split=split,
-        num_samples=longest if segment_seconds is None else segment_samples(segment_seconds, premixed.sample_rate),
+        num_samples=longest
+        if segment_seconds is None
+        else segment_samples(segment_seconds, premixed.sample_rate),
         num_sources=len(premixed.roles) - 1,
         sample_rate=premixed.sample_rate,
         mixtures=mixtures,
@@ -89,7 +100,9 @@ def _draw(pool: PremixedPool, seed: int, epoch: int, indices: np.ndarray) -> Arr
     indices = check_indices(seed, epoch, indices)
     if pool.whole:
         if indices.size and indices.max() >= pool.num_mixtures:
-            raise DataError(f"indices: reach {indices.max()}; the {pool.split} split has {pool.num_mixtures} mixtures")
+            raise DataError(
+                f"indices: reach {indices.max()}; the {pool.split} split has {pool.num_mixtures} mixtures"
+            )
         chosen, offset = pool.mixtures[indices], np.zeros(indices.size, np.int64)
     else:
         stream = SPLITS.index(pool.split)
@@ -97,12 +110,15 @@ def _draw(pool: PremixedPool, seed: int, epoch: int, indices: np.ndarray) -> Arr
         laps = indices // pool.num_mixtures
         for lap in np.unique(laps).tolist():
             bits = np.random.Philox(
-                key=np.array([seed, epoch], np.uint64), counter=np.array([0, lap, stream, 1], np.uint64)
+                key=np.array([seed, epoch], np.uint64),
+                counter=np.array([0, lap, stream, 1], np.uint64),
             )
             order = np.random.Generator(bits).permutation(pool.mixtures)
             chosen[laps == lap] = order[indices[laps == lap] % pool.num_mixtures]
         spare = np.maximum(pool.source.lengths[chosen] - pool.num_samples, 0)
-        offset = np.minimum((uniforms(seed, epoch, stream, indices, 1)[:, 0] * (spare + 1)).astype(np.int64), spare)
+        offset = np.minimum(
+            (uniforms(seed, epoch, stream, indices, 1)[:, 0] * (spare + 1)).astype(np.int64), spare
+        )
     shape = (indices.size, pool.num_sources)
     return {
         "index": indices,

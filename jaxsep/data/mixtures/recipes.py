@@ -20,9 +20,9 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxsep.data.audio import DataError, display
-from jaxsep.data.packs.format import atomic_file
-from jaxsep.data.packs.schema import read_arrays, typed
+from jaxsep.data.packs.schema import typed
+from jaxsep.errors import DataError
+from jaxsep.files import atomic_file, display, read_arrays
 
 Arrays = dict[str, np.ndarray]
 MAX_SNR_DB = 700.0  # beyond, float32 does not hold both of two sources
@@ -96,9 +96,16 @@ def save_recipes(path: str | os.PathLike, recipes: Mapping[str, np.ndarray], poo
     }
     try:
         with atomic_file(path) as stream:
-            np.savez_compressed(stream, allow_pickle=False, **{name: recipes[name] for name in RECIPE_TYPES}, **about)
+            np.savez_compressed(
+                stream,
+                allow_pickle=False,
+                **{name: recipes[name] for name in RECIPE_TYPES},
+                **about,
+            )
     except OSError as error:
-        raise DataError(f"{display(path)}: cannot be written ({error.strerror or error})") from error
+        raise DataError(
+            f"{display(path)}: cannot be written ({error.strerror or error})"
+        ) from error
 
 
 def load_recipes(path: str | os.PathLike, pool: AnyPool | None = None) -> Arrays:
@@ -127,10 +134,14 @@ def load_recipes(path: str | os.PathLike, pool: AnyPool | None = None) -> Arrays
     batch, slots = recipes["index"].size, recipes["active"].shape[-1:]
     for name, array in recipes.items():
         if array.shape != ((batch,) if name in ("index", "snr") else (batch, *slots)):
-            raise DataError(f"{shown}: {name} has the shape {array.shape}, which does not fit {batch} mixtures")
+            raise DataError(
+                f"{shown}: {name} has the shape {array.shape}, which does not fit {batch} mixtures"
+            )
     if pool is not None:
         wanted = (tuple(pool.corpus_names), tuple(pool.fingerprints), pool.split, pool.num_samples)
-        for what, found, right in zip(("corpora", "fingerprints", "split", "length"), made_with, wanted, strict=True):
+        for what, found, right in zip(
+            ("corpora", "fingerprints", "split", "length"), made_with, wanted, strict=True
+        ):
             if found != right:
                 raise DataError(f"{shown}: {what} of the recipes are {found}; the pool has {right}")
     _check(recipes, pool, shown)
@@ -141,11 +152,17 @@ def _check(recipes: Arrays, pool: AnyPool | None, shown: str) -> None:
     """DataError unless every active slot names a recording that the pool has, every other -1 and nothing."""
     active, corpus, recording = recipes["active"], recipes["corpus"], recipes["recording"]
     least = np.where(active, 0, -1)
-    sound = recipes["index"].min(initial=0) >= 0 and bool((np.abs(recipes["snr"]) <= MAX_SNR_DB).all())
+    sound = recipes["index"].min(initial=0) >= 0 and bool(
+        (np.abs(recipes["snr"]) <= MAX_SNR_DB).all()
+    )
     for name in ("corpus", "recording", "class_ids"):
         sound = sound and bool(((recipes[name] >= least) & (active | (recipes[name] == -1))).all())
     if sound and pool is not None:
         counts = np.array([*pool.recordings, 0])  # of no corpus, -1, there are none
-        sound = bool((corpus < len(pool.recordings)).all()) and bool((recording < counts[corpus]).all())
+        sound = bool((corpus < len(pool.recordings)).all()) and bool(
+            (recording < counts[corpus]).all()
+        )
     if not sound:
-        raise DataError(f"{shown}: names recordings that there are not, or an SNR beyond ±{MAX_SNR_DB:g} dB")
+        raise DataError(
+            f"{shown}: names recordings that there are not, or an SNR beyond ±{MAX_SNR_DB:g} dB"
+        )

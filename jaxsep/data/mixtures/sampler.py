@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxsep.data.audio import DataError
 from jaxsep.data.layouts import SPLITS
 from jaxsep.data.mixtures.recipes import MAX_SNR_DB
 from jaxsep.data.packs.corpus import ClassTable, Corpus
+from jaxsep.errors import DataError
 
 SHORT_CLIPS = ("pad", "skip")
 CORPORA = ("speech", "environment")  # those that a slot may name
@@ -101,11 +101,15 @@ def make_pool(
     ordered = tuple(corpora[name] for name in names)
     rates = sorted({corpus.sample_rate for corpus in ordered})
     if len(rates) != 1:
-        raise DataError(f"data.sample_rate: the corpora are at {rates} Hz; they must be at one rate")
+        raise DataError(
+            f"data.sample_rate: the corpora are at {rates} Hz; they must be at one rate"
+        )
     if split not in SPLITS:
         raise DataError(f"split: is {split!r}; must be one of {', '.join(SPLITS)}")
     if short_clips not in SHORT_CLIPS:
-        raise DataError(f"data.short_clips: is {short_clips!r}; must be one of {', '.join(SHORT_CLIPS)}")
+        raise DataError(
+            f"data.short_clips: is {short_clips!r}; must be one of {', '.join(SHORT_CLIPS)}"
+        )
     if not 0 <= max_snr_db <= MAX_SNR_DB:
         raise DataError(
             f"data.max_snr_db: is {max_snr_db!r}; must be a number of dB, at least 0, at most {MAX_SNR_DB:g}"
@@ -114,7 +118,9 @@ def make_pool(
     priors = slot_priors(slots, names)
     counts = count_probabilities(active_counts, len(slots))
     shortest = num_samples if short_clips == "skip" else 1
-    candidates = tuple(_candidates(corpus, table, SPLITS.index(split), shortest) for corpus in ordered)
+    candidates = tuple(
+        _candidates(corpus, table, SPLITS.index(split), shortest) for corpus in ordered
+    )
     _check_classes(names, candidates, priors, counts, split, short_clips)
     return Pool(
         corpora=ordered,
@@ -143,22 +149,30 @@ def segment_samples(segment_seconds: float, sample_rate: int) -> int:
 def slot_priors(slots: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """Probabilities [N, corpora] of each slot's corpus; DataError where a slot names another corpus, or is no prior."""
     if isinstance(slots, str) or not slots:
-        raise DataError(f"data.slots: is {slots!r}; must be a sequence of corpus names, one per source")
+        raise DataError(
+            f"data.slots: is {slots!r}; must be a sequence of corpus names, one per source"
+        )
     priors = np.zeros((len(slots), len(names)))
     for row, slot in zip(priors, slots, strict=True):
         for part in slot.split(","):
             name, colon, value = (piece.strip() for piece in part.partition(":"))
             if name not in names:
-                raise DataError(f"data.slots: {slot!r} names the corpus {name!r}; there is {', '.join(names)}")
+                raise DataError(
+                    f"data.slots: {slot!r} names the corpus {name!r}; there is {', '.join(names)}"
+                )
             try:
                 probability = float(value) if colon else 1.0
             except ValueError:
                 probability = -1.0
             if not 0 <= probability <= 1:
-                raise DataError(f"data.slots: {slot!r} gives {name} the prior {value!r}; must be between 0 and 1")
+                raise DataError(
+                    f"data.slots: {slot!r} gives {name} the prior {value!r}; must be between 0 and 1"
+                )
             row[names.index(name)] += probability
         if abs(row.sum() - 1) > 1e-6:
-            raise DataError(f"data.slots: the priors in {slot!r} sum to {row.sum():g}; must sum to 1")
+            raise DataError(
+                f"data.slots: the priors in {slot!r} sum to {row.sum():g}; must sum to 1"
+            )
     return priors
 
 
@@ -186,7 +200,9 @@ def _candidates(corpus: Corpus, table: ClassTable, split: int, shortest: int) ->
     }
     missing = [name for name in corpus.class_names if name not in ids]
     if missing:
-        raise DataError(f"table: has no class {missing[0]!r} of the corpus {corpus.name!r}; make it from all corpora")
+        raise DataError(
+            f"table: has no class {missing[0]!r} of the corpus {corpus.name!r}; make it from all corpora"
+        )
     loudest = np.maximum.reduceat(corpus.energies, corpus.energy_offsets[:-1])
     loud = corpus.energies >= SILENCE * np.repeat(loudest, np.diff(corpus.energy_offsets))
     return Candidates(

@@ -14,7 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxsep.data.audio import MAX_SAMPLE_RATE, DataError, display
+from jaxsep.console import say
+from jaxsep.data.audio import MAX_SAMPLE_RATE
 from jaxsep.data.layouts import PAPER_TRAIN_UTTERANCES, SPLITS, Row, metadata_files, read_layout
 from jaxsep.data.packs.decode import Bad, decode, settle
 from jaxsep.data.packs.format import (
@@ -23,18 +24,19 @@ from jaxsep.data.packs.format import (
     append,
     fingerprint,
     finish_pack,
+    pack_folder,
     pack_paths,
-    publish,
     read_header,
     read_pack,
     reuse,
-    say,
     say_left_out,
     say_not_taken,
     stamp,
     unpack_paths,
 )
-from jaxsep.data.packs.schema import check_names, entry, pairs, typed
+from jaxsep.data.packs.schema import entry, pairs, typed
+from jaxsep.errors import DataError
+from jaxsep.files import check_names, display
 
 KIND = "corpus"
 FRAME_SECONDS = 0.1
@@ -157,7 +159,9 @@ def prepare(
     """
     root, field = Path(root), f"data.{name}_root"
     check_sample_rate(sample_rate)
-    if os.path.isfile(root / HEADER):  # Path.is_file raises where a name is too long or a folder closed
+    if os.path.isfile(
+        root / HEADER
+    ):  # Path.is_file raises where a name is too long or a folder closed
         corpus = _open_as(root, name, sample_rate, field)
         say_left_out(name, corpus.left_out)
         return corpus
@@ -166,16 +170,27 @@ def prepare(
     say_not_taken(name, others)
     if layout == "wsj0-2mix":
         count = sum(row.split == "train" for row in rows)
-        say(f"{name}: {count:,} training utterances in WSJ0-2mix (the paper: {PAPER_TRAIN_UTTERANCES:,})")
+        say(
+            f"{name}: {count:,} training utterances in WSJ0-2mix (the paper: {PAPER_TRAIN_UTTERANCES:,})"
+        )
     synthetic = (root / SYNTHETIC_MARKER).is_file()
-    header = {"kind": KIND, "name": name, "layout": layout, "sample_rate": sample_rate, "synthetic": synthetic}
+    header = {
+        "kind": KIND,
+        "name": name,
+        "layout": layout,
+        "sample_rate": sample_rate,
+        "synthetic": synthetic,
+    }
     facts = header | {"rows": [(row.class_name, row.group, row.split) for row in rows]}
     digest = fingerprint(metadata_files(root, layout), facts)
-    target = Path(cache_dir) / f"{name}-{sample_rate}-{stamp(root, [row.path for row in rows], digest)[:12]}"
+    target = (
+        Path(cache_dir)
+        / f"{name}-{sample_rate}-{stamp(root, [row.path for row in rows], digest)[:12]}"
+    )
     if (found := reuse(target, open_packed)) is not None:
         say_left_out(name, found.left_out)
         return found
-    with publish(target) as folder, open(folder / AUDIO, "wb") as audio:
+    with pack_folder(target) as folder, open(folder / AUDIO, "wb") as audio:
         _pack(root, rows, header, digest, folder, audio, skip_bad=skip_bad, progress=progress)
     return open_packed(target)
 
@@ -204,7 +219,9 @@ def open_packed(folder: str | os.PathLike) -> Corpus:
         )
         check_names(corpus.class_names)
     except ValueError as error:
-        raise DataError(f"{display(folder)}: its index is damaged ({error}); pack the corpus again") from error
+        raise DataError(
+            f"{display(folder)}: its index is damaged ({error}); pack the corpus again"
+        ) from error
     _check(corpus, folder)
     return corpus
 
@@ -220,10 +237,14 @@ def check_sample_rate(sample_rate: int) -> None:
 def _open_as(folder: Path, name: str, sample_rate: int, field: str) -> Corpus:
     kind = read_header(folder).get("kind")
     if kind != KIND:
-        raise DataError(f"{field}: {display(folder)} holds a packed {kind!r}; must be a packed {KIND!r} or a dataset")
+        raise DataError(
+            f"{field}: {display(folder)} holds a packed {kind!r}; must be a packed {KIND!r} or a dataset"
+        )
     corpus = open_packed(folder)
     if corpus.name != name:
-        raise DataError(f"{field}: {display(folder)} is packed as {corpus.name!r}; must be packed as {name!r}")
+        raise DataError(
+            f"{field}: {display(folder)} is packed as {corpus.name!r}; must be packed as {name!r}"
+        )
     if corpus.sample_rate != sample_rate:
         rates = f"is packed at {corpus.sample_rate} Hz; data.sample_rate is {sample_rate}"
         raise DataError(f"{field}: {display(folder)} {rates}")
@@ -247,7 +268,9 @@ def _pack(
     silent: list[tuple[str, str]] = []
     offsets, energies, contents, checksum = [0], [], [], hashlib.sha256()
     items = [(row.path,) for row in rows]
-    for position, (samples,), content in decode(root, items, rate, digest, bad, title=title, progress=progress):
+    for position, (samples,), content in decode(
+        root, items, rate, digest, bad, title=title, progress=progress
+    ):
         if samples.min() == samples.max():
             silent.append((rows[position].path, "digital silence"))
             continue
@@ -260,7 +283,9 @@ def _pack(
     if silent:
         say(f"{title}: {len(silent)} of {len(rows)} recordings are digital silence and left out")
     if not kept:
-        raise DataError(f"data.{name}_root: {display(root)} holds nothing but silence; at least one sound is needed")
+        raise DataError(
+            f"data.{name}_root: {display(root)} holds nothing but silence; at least one sound is needed"
+        )
     groups = {row.class_name: row.group for row in kept}
     class_names = sorted(groups)
     ids = {class_name: index for index, class_name in enumerate(class_names)}
@@ -274,8 +299,15 @@ def _pack(
         "energy_offsets": np.cumsum([0, *(frames.size for frames in energies)], dtype=np.int64),
         "contents": np.frombuffer(b"".join(contents), np.uint8).reshape(len(kept), -1),
     }
-    names = {"class_names": class_names, "class_groups": [groups[class_name] for class_name in class_names]}
-    header |= names | {"fingerprint": digest.hexdigest(), "audio_sha256": checksum.hexdigest(), "left_out": left_out}
+    names = {
+        "class_names": class_names,
+        "class_groups": [groups[class_name] for class_name in class_names],
+    }
+    header |= names | {
+        "fingerprint": digest.hexdigest(),
+        "audio_sha256": checksum.hexdigest(),
+        "left_out": left_out,
+    }
     finish_pack(folder, audio, header, arrays)
 
 
@@ -293,7 +325,10 @@ def _check(corpus: Corpus, folder: Path) -> None:
     number = corpus.offsets.size
     sound = (
         number > 0
-        and all(a.shape == (number,) for a in (corpus.offsets, corpus.lengths, corpus.classes, corpus.splits))
+        and all(
+            a.shape == (number,)
+            for a in (corpus.offsets, corpus.lengths, corpus.classes, corpus.splits)
+        )
         and len(corpus.paths) == number
         and corpus.contents.shape == (number, 32)
         and len(corpus.class_groups) == len(corpus.class_names)
@@ -301,7 +336,12 @@ def _check(corpus: Corpus, folder: Path) -> None:
         and corpus.energy_offsets.shape == (number + 1,)
         and corpus.energy_offsets[0] == 0
         and corpus.energy_offsets[-1] == corpus.energies.size
-        and bool((np.diff(corpus.energy_offsets) == -(-corpus.lengths // frame_size(corpus.sample_rate))).all())
+        and bool(
+            (
+                np.diff(corpus.energy_offsets)
+                == -(-corpus.lengths // frame_size(corpus.sample_rate))
+            ).all()
+        )
         and bool((corpus.lengths > 0).all())
         and bool((corpus.lengths <= corpus.audio.size).all())  # or sums of them could wrap around
         and bool((np.isfinite(corpus.energies) & (corpus.energies >= 0)).all())
@@ -312,4 +352,6 @@ def _check(corpus: Corpus, folder: Path) -> None:
         and 0 <= corpus.splits.min() <= corpus.splits.max() < len(SPLITS)
     )
     if not sound:
-        raise DataError(f"{display(folder)}: its index does not fit its audio; pack the corpus again")
+        raise DataError(
+            f"{display(folder)}: its index does not fit its audio; pack the corpus again"
+        )

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from jaxsep.data.audio import DataError, display, file_sha256, read_audio
-from jaxsep.data.packs.format import say
+from jaxsep.console import say
+from jaxsep.data.audio import file_sha256, read_audio
+from jaxsep.errors import DataError
+from jaxsep.files import display
 
 
 class Bad(NamedTuple):
@@ -39,14 +41,18 @@ def decode(
         (position in `items`, samples float32 [R, T], SHA-256 of each of the R files, 32 bytes each)
     """
     stereo: list[tuple[str, int]] = []
-    for position in tqdm.trange(len(items), desc=title, unit="file", disable=None if progress else True):
+    for position in tqdm.trange(
+        len(items), desc=title, unit="file", disable=None if progress else True
+    ):
         signals, contents, found = [], [], len(bad)
         for path in items[position]:
             try:
                 samples, channels = read_audio(root / path, sample_rate)
                 contents.append(file_sha256(root / path))
             except DataError as error:
-                bad.append(Bad(position, path, str(error).removeprefix(f"{display(root / path)}: ")))
+                bad.append(
+                    Bad(position, path, str(error).removeprefix(f"{display(root / path)}: "))
+                )
                 continue
             signals.append(samples)
             if channels > 1:
@@ -62,7 +68,9 @@ def decode(
         yield position, np.stack(signals), b"".join(contents)
     if stereo:
         path, channels = stereo[0]
-        say(f"warning: {title}: {len(stereo)} files have several channels, averaged (as {display(path)}: {channels})")
+        say(
+            f"warning: {title}: {len(stereo)} files have several channels, averaged (as {display(path)}: {channels})"
+        )
 
 
 def settle(
@@ -86,6 +94,8 @@ def settle(
         if len(reasons) == len(items):
             raise DataError(f"{count} cannot be used:{lines}")
         if not skip_bad:
-            raise DataError(f"{count} cannot be used; --skip-bad of python -m jaxsep.prepare leaves them out:{lines}")
+            raise DataError(
+                f"{count} cannot be used; --skip-bad of python -m jaxsep.prepare leaves them out:{lines}"
+            )
         say(f"{count} are left out:{lines}")
     return [(items[position][0], "; ".join(found)) for position, found in reasons.items()]

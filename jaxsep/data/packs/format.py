@@ -10,15 +10,11 @@ It is written under a temporary name, flushed to disk and renamed, so that a fol
 SHA-256 of the index is checked on opening, that of the audio by `python -m jaxsep.prepare --verify`.
 """
 
-import errno
 import hashlib
 import io
 import json
 import os
-import secrets
 import shutil
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,8 +23,9 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from jaxsep.data.audio import DataError, display
-from jaxsep.data.packs.schema import read_arrays, read_json
+from jaxsep.console import say
+from jaxsep.errors import DataError
+from jaxsep.files import atomic_folder, display, read_arrays, read_json
 
 FORMAT_VERSION = 3
 # Of what is digested: packs may get another form, and runs on the same recordings are still compared.
@@ -76,49 +73,19 @@ def stamp(root: Path, paths: Iterable[str], digest: Any) -> str:
 
 
 @contextmanager
-def publish(target: Path, *, complete: str = HEADER) -> Iterator[Path]:
-    """Gives a temporary folder that becomes `target` when the block ends without an error, and vanishes otherwise.
-
-    If another process has made `target` in the meantime (it holds the file `complete`), its work is kept: equal names
-    mean equal contents.
+def pack_folder(target: Path, complete: str = HEADER) -> Iterator[Path]:
+    """`files.atomic_folder` for a pack: work of another process is kept, equal names mean equal contents.
 
     Raises:
         DataError: the folder cannot be made or written (no space, no permission); names it.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(target)
-        temporary = _temporary_name(target)
-        temporary.mkdir()
-        try:
-            yield temporary
-            try:
-                os.rename(temporary, target)
-            except OSError:
-                if not (target / complete).is_file():
-                    raise
-            sync_folder(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with atomic_folder(target, complete=complete) as folder:
+            yield folder
     except OSError as error:
-        raise DataError(f"{display(target)}: cannot be written ({error.strerror or error})") from error
-
-
-@contextmanager
-def atomic_file(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Opens a file that takes the name `path`, replacing what is there, only when the block ends without an error."""
-    final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_name(final)
-    try:
-        with open(temporary, mode) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        raise DataError(
+            f"{display(target)}: cannot be written ({error.strerror or error})"
+        ) from error
 
 
 def append(audio: IO[bytes], checksum: Any, samples: np.ndarray) -> None:
@@ -128,21 +95,24 @@ def append(audio: IO[bytes], checksum: Any, samples: np.ndarray) -> None:
     checksum.update(content)
 
 
-def finish_pack(folder: Path, audio: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def finish_pack(
+    folder: Path, audio: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> None:
     """Writes index and header of a pack whose audio has been written to the stream `audio`, and flushes all three.
 
     `header` holds `audio_sha256` (hex) among others; the index's is added here."""
     audio.flush()
-    os.fsync(audio.fileno())
     index = io.BytesIO()
     np.savez(index, allow_pickle=False, **arrays)
+    (folder / INDEX).write_bytes(index.getbuffer())
     checksum = hashlib.sha256(index.getbuffer()).hexdigest()
-    stamped = {"version": FORMAT_VERSION, "num_samples": audio.tell() // 4, **header, "index_sha256": checksum}
-    with atomic_file(folder / INDEX) as stream:
-        stream.write(index.getbuffer())
-    with atomic_file(folder / HEADER, "w") as stream:
-        json.dump(stamped, stream, indent=1)
-    sync_folder(folder)
+    stamped = {
+        "version": FORMAT_VERSION,
+        "num_samples": audio.tell() // 4,
+        **header,
+        "index_sha256": checksum,
+    }
+    (folder / HEADER).write_text(json.dumps(stamped, indent=1), encoding="utf-8")
 
 
 def read_pack(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray], np.memmap]:
@@ -156,10 +126,14 @@ def read_pack(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nda
     """
     header = read_header(folder)
     if header.get("kind") != kind:
-        raise DataError(f"{display(folder)}: holds a packed {header.get('kind')!r}; must be {kind!r}")
+        raise DataError(
+            f"{display(folder)}: holds a packed {header.get('kind')!r}; must be {kind!r}"
+        )
     if header.get("version") != FORMAT_VERSION:
         version = header.get("version")
-        raise DataError(f"{display(folder)}: has format version {version!r}; must be {FORMAT_VERSION}: pack it again")
+        raise DataError(
+            f"{display(folder)}: has format version {version!r}; must be {FORMAT_VERSION}: pack it again"
+        )
     try:
         if not (folder / INDEX).is_file():  # opening a pipe would wait for its other end
             raise ValueError("it is no regular file")
@@ -168,7 +142,9 @@ def read_pack(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nda
                 raise ValueError(f"its SHA-256 is not the one in {HEADER}")
         arrays = read_arrays(folder / INDEX)
     except Exception as error:  # damaged bytes make zipfile and NumPy raise errors of a dozen kinds
-        raise DataError(f"{display(folder / INDEX)}: is damaged ({error}); pack the corpus again") from error
+        raise DataError(
+            f"{display(folder / INDEX)}: is damaged ({error}); pack the corpus again"
+        ) from error
     expected = header.get("num_samples")
     size = (folder / AUDIO).stat().st_size if (folder / AUDIO).is_file() else 0
     if not isinstance(expected, int) or expected < 1 or size != 4 * expected:
@@ -186,7 +162,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     try:
         header = read_json(folder / HEADER)
     except (OSError, ValueError) as error:
-        raise DataError(f"{display(folder / HEADER)}: cannot be read ({error}); pack the corpus again") from error
+        raise DataError(
+            f"{display(folder / HEADER)}: cannot be read ({error}); pack the corpus again"
+        ) from error
     if not isinstance(header, dict):
         raise DataError(f"{display(folder / HEADER)}: is no JSON object; pack the corpus again")
     return header
@@ -206,48 +184,15 @@ def say_left_out(name: str, left_out: Sequence[tuple[str, str]]) -> None:
     """One line on the recordings, (path, reason) each, that a pack does not hold, if there are any."""
     if left_out:
         path, reason = left_out[0]
-        say(f"{name}: {len(left_out):,} recordings are left out of the pack (as {display(path)}: {reason})")
+        say(
+            f"{name}: {len(left_out):,} recordings are left out of the pack (as {display(path)}: {reason})"
+        )
 
 
 def say_not_taken(name: str, others: Mapping[str, int]) -> None:
     """One line on the files beside the recordings, their number by kind, if there are any."""
     if others:
-        kinds = ", ".join(f"{count:,} {display(kind)}" for kind, count in Counter(others).most_common())
+        kinds = ", ".join(
+            f"{count:,} {display(kind)}" for kind, count in Counter(others).most_common()
+        )
         say(f"{name}: not taken: {kinds}")
-
-
-def say(line: str) -> None:
-    """One line for the person at the screen; standard error, where the progress bar is."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def default_cache() -> Path:
-    """Where packs lie unless told otherwise: $JAXSEP_CACHE, or else ~/.cache/jaxsep."""
-    return Path(os.environ.get("JAXSEP_CACHE") or Path.home() / ".cache" / "jaxsep")
-
-
-def sync_folder(folder: Path) -> None:
-    """What was renamed in a folder, on disk: after a loss of power it is there."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot
-            raise
-    finally:
-        os.close(handle)
-
-
-def _temporary_name(final: Path) -> Path:
-    # Not from tempfile, whose files only their owner may read: a lab shares its packs as its umask says.
-    return final.parent / f".{final.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def _remove_stale(target: Path) -> None:
-    for folder in target.parent.glob(f".{target.name}.tmp-*"):
-        try:
-            newest = max(path.stat().st_mtime for path in (folder, *folder.glob("*")))
-        except FileNotFoundError:
-            continue  # its owner has just published it
-        if time.time() - newest > STALE_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)

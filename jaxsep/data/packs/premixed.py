@@ -18,7 +18,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxsep.data.audio import DataError, display
 from jaxsep.data.layouts import SPLITS, check_root
 from jaxsep.data.mixtures.dynamic import power_ratio, remove_mean
 from jaxsep.data.packs.corpus import ClassTable, check_sample_rate
@@ -29,8 +28,8 @@ from jaxsep.data.packs.format import (
     append,
     fingerprint,
     finish_pack,
+    pack_folder,
     pack_paths,
-    publish,
     read_pack,
     reuse,
     say_left_out,
@@ -38,8 +37,17 @@ from jaxsep.data.packs.format import (
     stamp,
     unpack_paths,
 )
-from jaxsep.data.packs.schema import check_names, entry, pairs, typed
-from jaxsep.data.premixed_layout import FIELD, KNOWN, classes_of, find_roles, read_items, split_folders
+from jaxsep.data.packs.schema import entry, pairs, typed
+from jaxsep.data.premixed_layout import (
+    FIELD,
+    KNOWN,
+    classes_of,
+    find_roles,
+    read_items,
+    split_folders,
+)
+from jaxsep.errors import DataError
+from jaxsep.files import check_names, display
 
 KIND = "premixed"
 TITLE = "packing premixed"
@@ -125,7 +133,9 @@ def prepare_premixed(
         premixed = open_premixed(root)
         if premixed.sample_rate != sample_rate or (roles and tuple(roles) != premixed.roles):
             found = f"{premixed.sample_rate} Hz with the roles {', '.join(premixed.roles)}"
-            raise DataError(f"{FIELD}: {display(root)} is packed at {found}; asked for {sample_rate} Hz, {list(roles)}")
+            raise DataError(
+                f"{FIELD}: {display(root)} is packed at {found}; asked for {sample_rate} Hz, {list(roles)}"
+            )
         say_left_out(KIND, premixed.left_out)
         return premixed
     check_root(root, FIELD, KNOWN)
@@ -136,7 +146,9 @@ def prepare_premixed(
         items, splits = read_items(root, folders, chosen, others)
     except OSError as error:
         place = display(error.filename or root)
-        raise DataError(f"{FIELD}: {place} cannot be read ({error.strerror}); it must be readable") from error
+        raise DataError(
+            f"{FIELD}: {place} cannot be read ({error.strerror}); it must be readable"
+        ) from error
     say_not_taken(KIND, others)
     layout = ", ".join(folder.name for _, folder in folders)
     facts = {"name": KIND, "layout": layout, "rate": sample_rate, "roles": chosen, "splits": splits}
@@ -154,8 +166,10 @@ def prepare_premixed(
         "synthetic": False,
         "roles": chosen,
     }
-    with publish(target) as folder, open(folder / AUDIO, "wb") as audio:
-        _pack(root, items, splits, header, digest, folder, audio, skip_bad=skip_bad, progress=progress)
+    with pack_folder(target) as folder, open(folder / AUDIO, "wb") as audio:
+        _pack(
+            root, items, splits, header, digest, folder, audio, skip_bad=skip_bad, progress=progress
+        )
     return open_premixed(target)
 
 
@@ -185,7 +199,9 @@ def open_premixed(folder: str | os.PathLike) -> Premixed:
         check_names(premixed.class_names)
         _check(premixed)
     except ValueError as error:
-        raise DataError(f"{display(folder)}: its index is damaged ({error}); pack it again") from error
+        raise DataError(
+            f"{display(folder)}: its index is damaged ({error}); pack it again"
+        ) from error
     return premixed
 
 
@@ -194,8 +210,12 @@ def _check(premixed: Premixed) -> None:
     number, roles = len(premixed.paths), len(premixed.roles)
     offsets, lengths = premixed.offsets, premixed.lengths
     if roles < 2 or premixed.classes.shape != (number, roles - 1):
-        raise ValueError(f"{roles} roles do not fit classes of shape {premixed.classes.shape} for {number} mixtures")
-    if any(column.shape != (number,) for column in (offsets, lengths, premixed.splits, premixed.snr)):
+        raise ValueError(
+            f"{roles} roles do not fit classes of shape {premixed.classes.shape} for {number} mixtures"
+        )
+    if any(
+        column.shape != (number,) for column in (offsets, lengths, premixed.splits, premixed.snr)
+    ):
         raise ValueError("the arrays have different lengths")
     if premixed.contents.shape != (number, roles, 32):
         raise ValueError("contents do not fit the paths")
@@ -235,7 +255,9 @@ def _pack(
     lengths, ratios, kept, contents, rate = [], [], [], [], header["sample_rate"]
     bad: list[Bad] = []
     checksum = hashlib.sha256()
-    for position, signals, content in decode(root, items, rate, digest, bad, title=TITLE, progress=progress):
+    for position, signals, content in decode(
+        root, items, rate, digest, bad, title=TITLE, progress=progress
+    ):
         append(audio, checksum, signals)
         kept.append(position)
         contents.append(content)
@@ -253,8 +275,17 @@ def _pack(
         "splits": np.array([SPLITS.index(splits[position]) for position in kept], np.int8),
         "snr": np.array(ratios, np.float32),
         "paths": pack_paths([items[position][0] for position in kept]),
-        "contents": np.frombuffer(b"".join(contents), np.uint8).reshape(len(kept), len(header["roles"]), -1),
+        "contents": np.frombuffer(b"".join(contents), np.uint8).reshape(
+            len(kept), len(header["roles"]), -1
+        ),
     }
-    header = header | {"class_names": [name for name, _ in known], "class_groups": [group for _, group in known]}
-    header |= {"fingerprint": digest.hexdigest(), "audio_sha256": checksum.hexdigest(), "left_out": left_out}
+    header = header | {
+        "class_names": [name for name, _ in known],
+        "class_groups": [group for _, group in known],
+    }
+    header |= {
+        "fingerprint": digest.hexdigest(),
+        "audio_sha256": checksum.hexdigest(),
+        "left_out": left_out,
+    }
     finish_pack(folder, audio, header, arrays)

@@ -36,7 +36,9 @@ def apart(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callabl
     @partial(jax.jit, static_argnames=static)
     @wraps(function)
     def compiled(*arrays: Any, **options: int) -> Any:
-        with set_xla_metadata(inlineable=None):  # the attribute is for this call, not for the calls inside it
+        with set_xla_metadata(
+            inlineable=None
+        ):  # the attribute is for this call, not for the calls inside it
             return function(*arrays, **options)
 
     @wraps(function)

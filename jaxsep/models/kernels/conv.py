@@ -41,7 +41,9 @@ def product(x: Array, kernel: Array, dtype: Any = None) -> Array:
 def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
     """Product over one axis of each, added up in float32 or wider."""
     contracted = ((axes[:1], axes[1:]), ((), ()))
-    return lax.dot_general(a, b, contracted, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+    return lax.dot_general(
+        a, b, contracted, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32)
+    )
 
 
 @partial(apart, static=("dtype",))
@@ -105,7 +107,9 @@ def _depthwise(x: Array, *taps: Array, stride: int) -> Array:
 
 
 @partial(apart, static=("stride", "frames"))
-def _depthwise_input_gradient(g: Array, taps: tuple[Array, ...], *others: Array, stride: int, frames: int) -> Array:
+def _depthwise_input_gradient(
+    g: Array, taps: tuple[Array, ...], *others: Array, stride: int, frames: int
+) -> Array:
     """Gradient of x [B,frames,C] given that of the convolution, and others, the gradients of other uses of x."""
     beyond, zero = frames - (g.shape[1] - 1) * stride - 1, jnp.zeros((), g.dtype)
 
@@ -135,8 +139,14 @@ def _kernel_gradient_tiled(x: Array, g: Array, stride: int) -> Array:
 
     def inner(tap: int) -> Array:
         stop = (last - 1) * stride + KERNEL
-        windows = (x[:, (first + row) * stride + tap - PADDING : stop : TILE * stride] for row in range(TILE))
-        return reduce(jnp.add, [rows * window[:, : tiles - 2] for rows, window in zip(inner_g, windows, strict=True)])
+        windows = (
+            x[:, (first + row) * stride + tap - PADDING : stop : TILE * stride]
+            for row in range(TILE)
+        )
+        return reduce(
+            jnp.add,
+            [rows * window[:, : tiles - 2] for rows, window in zip(inner_g, windows, strict=True)],
+        )
 
     def edge(edge_g: Array, start: int) -> Array:
         windows = _windows(x, start * stride - PADDING, edge_g.shape[1], stride)
@@ -151,13 +161,17 @@ def _depthwise_kernel_gradient(x: Array, g: Array, *, stride: int) -> Array:
     return (_kernel_gradient_tiled if on_cpu() else _kernel_gradient_plain)(x, g, stride)
 
 
-def _depthwise_gradients(stride: int, saved: tuple[Array, Array], g: Array, *others: Array) -> tuple[Array, Array]:
+def _depthwise_gradients(
+    stride: int, saved: tuple[Array, Array], g: Array, *others: Array
+) -> tuple[Array, Array]:
     x, kernel = saved
     dx = _depthwise_input_gradient(g, tuple(kernel), *others, stride=stride, frames=x.shape[1])
     return dx, _depthwise_kernel_gradient(x, g, stride=stride)
 
 
-depthwise_conv.defvjp(lambda x, kernel, stride: (depthwise_conv(x, kernel, stride), (x, kernel)), _depthwise_gradients)
+depthwise_conv.defvjp(
+    lambda x, kernel, stride: (depthwise_conv(x, kernel, stride), (x, kernel)), _depthwise_gradients
+)
 depthwise_branch.defvjp(
     lambda x, kernel, stride: (depthwise_branch(x, kernel, stride), (x, kernel)),
     lambda stride, saved, gs: _depthwise_gradients(stride, saved, *gs),
@@ -184,5 +198,6 @@ def _add_upsampled(fine: Array, coarse: Array) -> Array:
 
 # Automatic differentiation sums over an axis of length two; the two strided slices are an element-wise loop.
 add_upsampled.defvjp(
-    lambda fine, coarse: (_add_upsampled(fine, coarse), None), lambda _, g: (g, g[:, 0::2] + g[:, 1::2])
+    lambda fine, coarse: (_add_upsampled(fine, coarse), None),
+    lambda _, g: (g, g[:, 0::2] + g[:, 1::2]),
 )

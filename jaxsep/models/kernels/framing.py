@@ -47,7 +47,9 @@ def overlap_add(frames: Array) -> Array:
     batch, count, taps = frames.shape
     hop = taps // 2
     hops = -(-taps // hop)
-    chunks = jnp.pad(frames, ((0, 0), (0, 0), (0, hops * hop - taps))).reshape(batch, count, hops, hop)
+    chunks = jnp.pad(frames, ((0, 0), (0, 0), (0, hops * hop - taps))).reshape(
+        batch, count, hops, hop
+    )
     added = sum(
         (jnp.pad(chunks[:, :, i], ((0, 0), (i, hops - 1 - i), (0, 0))) for i in range(1, hops)),
         start=jnp.pad(chunks[:, :, 0], ((0, 0), (0, hops - 1), (0, 0))),
@@ -70,7 +72,9 @@ def basis_toeplitz(kernel: Array) -> Array:
     period = jnp.concatenate([kernel[:, half::-1], gap, kernel[:, :half:-1]], axis=1)
     # Repeated and cut into rows one shorter than the period, each row starts one entry earlier than the row above; the
     # gradient of these reshapes is a sum over rows, that of an indexed gather would be a scatter.
-    rows = jnp.broadcast_to(period[:, None], (num_sources, basis, 2 * basis)).reshape(num_sources, -1)
+    rows = jnp.broadcast_to(period[:, None], (num_sources, basis, 2 * basis)).reshape(
+        num_sources, -1
+    )
     rows = rows[:, : basis * (2 * basis - 1)].reshape(num_sources, basis, 2 * basis - 1)
     return rows[:, :, :basis].swapaxes(0, 1)
 

@@ -111,7 +111,9 @@ def _global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> tuple[Ar
 
 
 @apart
-def _global_norm_gradients(x: Array, kept: _Statistics, scale: Array, g: Array) -> tuple[Array, ...]:
+def _global_norm_gradients(
+    x: Array, kept: _Statistics, scale: Array, g: Array
+) -> tuple[Array, ...]:
     sums, products = sums_over_time(lambda x, g: (g, g * (x + kept.shift)), x, g)
     return _norm_gradients(x, kept, scale, g, sums, products)
 
@@ -128,7 +130,9 @@ def _prelu_gradients(x: Array, slope: Array, g: Array) -> tuple[Array, Array]:
 
 
 @apart
-def _norm_prelu(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> tuple[Array, _Statistics]:
+def _norm_prelu(
+    x: Array, offset: Array, scale: Array, bias: Array, slope: Array
+) -> tuple[Array, _Statistics]:
     kept = _statistics(x, offset)
     return _bend(_normalised(x, kept, scale, bias), slope).astype(x.dtype), kept
 
@@ -144,19 +148,27 @@ def _norm_prelu_gradients(
 
     sums, centred, slopes = sums_over_time(products, x, g)
     dy = _prelu_input_gradient(_normalised(x, kept, scale, bias), slope, g)
-    return *_norm_gradients(x, kept, scale, dy, sums, centred), _slope_gradient(slope, slopes.sum(0))
+    return *_norm_gradients(x, kept, scale, dy, sums, centred), _slope_gradient(
+        slope, slopes.sum(0)
+    )
 
 
-def _global_norm_keep(x: Array, offset: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Any, ...]]:
+def _global_norm_keep(
+    x: Array, offset: Array, scale: Array, bias: Array
+) -> tuple[Array, tuple[Any, ...]]:
     y, kept = _global_norm(x, offset, scale, bias)
     return y, (x, kept, scale)
 
 
-def _norm_prelu_keep(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> tuple[Array, tuple[Any, ...]]:
+def _norm_prelu_keep(
+    x: Array, offset: Array, scale: Array, bias: Array, slope: Array
+) -> tuple[Array, tuple[Any, ...]]:
     y, kept = _norm_prelu(x, offset, scale, bias, slope)
     return y, (x, kept, scale, bias, slope)
 
 
 global_norm.defvjp(_global_norm_keep, lambda saved, g: _global_norm_gradients(*saved, g))
-prelu.defvjp(lambda x, slope: (_prelu(x, slope), (x, slope)), lambda saved, g: _prelu_gradients(*saved, g))
+prelu.defvjp(
+    lambda x, slope: (_prelu(x, slope), (x, slope)), lambda saved, g: _prelu_gradients(*saved, g)
+)
 norm_prelu.defvjp(_norm_prelu_keep, lambda saved, g: _norm_prelu_gradients(*saved, g))

@@ -18,7 +18,9 @@ from jaxsep.models.torch_import.unpickle import Shell, Storage, Tensor, UnsafePi
 
 __all__ = ["UnsafePickleError", "read_state_dict"]
 
-MAX_PICKLE_BYTES = 4 * 2**20  # the pickle holds names and shapes only: some 10 kB to 1 MB for the authors' networks
+MAX_PICKLE_BYTES = (
+    4 * 2**20
+)  # the pickle holds names and shapes only: some 10 kB to 1 MB for the authors' networks
 MAX_DEPTH = 16  # modules within modules; the authors' networks have 5
 MAX_NAME = 200  # characters; the authors' longest have about 40
 
@@ -89,7 +91,10 @@ def _read(file: zipfile.ZipFile, path: str) -> dict[str, np.ndarray]:
     if sum(storage.size * np.dtype(storage.dtype).itemsize for storage in needed) > size:
         raise ValueError(f"{path}: its storages have more bytes than the file")
     storages = {storage: _storage(archive, storage, big_endian) for storage in needed}
-    return {name: _array(tensor, storages[tensor.storage], name, path) for name, tensor in tensors.items()}
+    return {
+        name: _array(tensor, storages[tensor.storage], name, path)
+        for name, tensor in tensors.items()
+    }
 
 
 def _named_tensors(found: Any, path: str) -> dict[str, Tensor]:
@@ -100,10 +105,18 @@ def _named_tensors(found: Any, path: str) -> dict[str, Tensor]:
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds a {type(found).__name__}, neither a network nor a state dict")
-    others = [repr(name) for name, value in found.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+        raise ValueError(
+            f"{path}: holds a {type(found).__name__}, neither a network nor a state dict"
+        )
+    others = [
+        repr(name)
+        for name, value in found.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
     if others:
-        raise ValueError(f"{path}: no state dict; these entries are no tensors: {', '.join(others)}")
+        raise ValueError(
+            f"{path}: no state dict; these entries are no tensors: {', '.join(others)}"
+        )
     return found
 
 
@@ -111,7 +124,9 @@ def _walk(shell: Shell, prefix: str, tensors: dict[str, Tensor], seen: set[int],
     """Collects the parameters of a module and of those inside it. A module met twice would make the walk as long as
     the file likes."""
     if id(shell) in seen or prefix.count(".") > MAX_DEPTH or len(prefix) > MAX_NAME:
-        raise ValueError(f"{path}: module {prefix[:MAX_NAME] or 'top'!r} holds itself, is met twice or lies too deep")
+        raise ValueError(
+            f"{path}: module {prefix[:MAX_NAME] or 'top'!r} holds itself, is met twice or lies too deep"
+        )
     seen.add(id(shell))
     for group in ("_parameters", "_buffers", "_modules"):
         members = shell.state.get(group, {})
@@ -139,7 +154,9 @@ def _storage(archive: _Archive, storage: Storage, big_endian: bool) -> np.ndarra
 
 
 def _array(tensor: Tensor, storage: np.ndarray, name: str, path: str) -> np.ndarray:
-    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    reach = sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
     inside = tensor.offset + reach < storage.size and tensor.size <= storage.size
     if tensor.size and not inside:
         raise ValueError(
@@ -150,7 +167,9 @@ def _array(tensor: Tensor, storage: np.ndarray, name: str, path: str) -> np.ndar
     # The stride of an axis of length one is never used, and may be any number.
     axes = zip(tensor.shape, tensor.strides, strict=True)
     strides = [stride * storage.itemsize if size > 1 else 0 for size, stride in axes]
-    view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
+    view = np.lib.stride_tricks.as_strided(
+        storage[tensor.offset :], tensor.shape, strides, writeable=False
+    )
     if tensor.storage.bfloat16:
         return (view.astype(np.uint32) << 16).view(np.float32)
     return np.array(view, np.float32)

@@ -37,12 +37,18 @@ SAME = Layout(lambda array, shape: array, lambda shape: shape)
 POINTWISE = Layout(lambda array, shape: array[:, :, 0].T, lambda shape: (shape[1], shape[0], 1))
 PER_CHANNEL = Layout(lambda array, shape: array[:, 0].T, lambda shape: (shape[1], 1, shape[0]))
 MASK = Layout(lambda array, shape: array[:, 0, :, 0], lambda shape: (shape[0], 1, shape[1], 1))
-DECODER = Layout(lambda array, shape: array.reshape(shape), lambda shape: (shape[0] * shape[1], 1, shape[2]))
+DECODER = Layout(
+    lambda array, shape: array.reshape(shape), lambda shape: (shape[0] * shape[1], 1, shape[2])
+)
 
-Row = tuple[str, str, Layout]  # PyTorch's name, our path with slashes (of a block: blocks/NUMBER/…), layout
+Row = tuple[
+    str, str, Layout
+]  # PyTorch's name, our path with slashes (of a block: blocks/NUMBER/…), layout
 
 
-def from_state_dict(state_dict: Mapping[str, Any], family: str, **fields: int) -> tuple[nn.Module, dict[str, Any]]:
+def from_state_dict(
+    state_dict: Mapping[str, Any], family: str, **fields: int
+) -> tuple[nn.Module, dict[str, Any]]:
     """Module and parameters (float32) from a PyTorch state dict: name → array.
 
     family: 'original' or 'improved'. Names may all carry the prefix `module.`; the original's `ln_mask_in.*`, which
@@ -50,7 +56,9 @@ def from_state_dict(state_dict: Mapping[str, Any], family: str, **fields: int) -
     ValueError that lists every name which is missing, unexpected or of another shape than the fields ask for.
     """
     if family not in FAMILIES:
-        raise ValueError(f"family is {family!r}; weights can be imported for {', '.join(map(repr, FAMILIES))}")
+        raise ValueError(
+            f"family is {family!r}; weights can be imported for {', '.join(map(repr, FAMILIES))}"
+        )
     arrays = {name: np.asarray(value) for name, value in _without_prefix(state_dict).items()}
     # Without values a shape may be any, and a network of that size would be traced.
     if empty := [name for name, array in arrays.items() if not array.size]:
@@ -61,10 +69,14 @@ def from_state_dict(state_dict: Mapping[str, Any], family: str, **fields: int) -
     rows = _rows(module, family)
     shapes = _shapes(module)
     problems = [f"missing {name}" for name, _, _ in rows if name not in arrays]
-    problems += [f"unexpected {name}" for name in sorted(arrays.keys() - {name for name, _, _ in rows})]
+    problems += [
+        f"unexpected {name}" for name in sorted(arrays.keys() - {name for name, _, _ in rows})
+    ]
     for name, path, layout in rows:
         if name in arrays and arrays[name].shape != layout.torch_shape(shapes[path]):
-            problems.append(f"{name} has shape {arrays[name].shape}, not {layout.torch_shape(shapes[path])}")
+            problems.append(
+                f"{name} has shape {arrays[name].shape}, not {layout.torch_shape(shapes[path])}"
+            )
     if problems:
         raise ValueError(f"these weights do not fit {module}: " + "; ".join(problems))
     params: dict[str, Any] = {}
@@ -75,7 +87,9 @@ def from_state_dict(state_dict: Mapping[str, Any], family: str, **fields: int) -
             node = node.setdefault(parent, {})
         node[leaf] = jnp.asarray(layout.to_ours(arrays[name], shapes[path]), jnp.float32)
     blocks = params["blocks"]
-    params["blocks"] = jax.tree.map(lambda *each: jnp.stack(each), *(blocks[str(i)] for i in range(len(blocks))))
+    params["blocks"] = jax.tree.map(
+        lambda *each: jnp.stack(each), *(blocks[str(i)] for i in range(len(blocks)))
+    )
     return module, params
 
 
@@ -94,7 +108,9 @@ def from_file(path: str | PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
                 return from_state_dict(state_dict, family)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
-    raise ValueError(f"{path}: neither m.weight (original) nor mask_net.1.weight (improved) among {sorted(names)[:50]}")
+    raise ValueError(
+        f"{path}: neither m.weight (original) nor mask_net.1.weight (improved) among {sorted(names)[:50]}"
+    )
 
 
 def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +119,9 @@ def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state_dict)
 
 
-def _derive_fields(arrays: Mapping[str, np.ndarray], family: str, given: set[str]) -> dict[str, int]:
+def _derive_fields(
+    arrays: Mapping[str, np.ndarray], family: str, given: set[str]
+) -> dict[str, int]:
     """The fields not given. Where a telling array is missing, they cannot be known."""
     first, depthwise = "sm.0.proj_1x1.conv.weight", "sm.0.spp_dw."
     bottleneck = "l1.weight" if family == "original" else "bottleneck.weight"
@@ -123,7 +141,9 @@ def _derive_fields(arrays: Mapping[str, np.ndarray], family: str, given: set[str
     for field, (name, at) in telling.items():
         if field not in given and (name not in arrays or arrays[name].ndim <= at):
             shape = f"has shape {arrays[name].shape}" if name in arrays else "is missing"
-            raise ValueError(f"{name} {shape}: {field} of an {family!r} network cannot be read off it")
+            raise ValueError(
+                f"{name} {shape}: {field} of an {family!r} network cannot be read off it"
+            )
         if field not in given:
             known[field] = arrays[name].shape[at]
     return {field: value for field, value in known.items() if field not in given}
@@ -131,7 +151,9 @@ def _derive_fields(arrays: Mapping[str, np.ndarray], family: str, given: set[str
 
 def _shapes(module: nn.Module) -> dict[str, Shape]:
     """Our parameters: path with slashes → shape, each block's apart. Nothing is computed or allocated."""
-    tree = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.float32))["params"]
+    tree = jax.eval_shape(
+        module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    )["params"]
     shapes = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
         first, *rest = (key.key for key in keys)
@@ -147,15 +169,25 @@ def _rows(module: nn.Module, family: str) -> list[Row]:
     """One row for each parameter, in the order of PyTorch's names."""
     values = {field.name: getattr(module, field.name) for field in dataclass_fields(module)}
     original = family == "original"
-    rows: list[Row] = [("encoder.0.weight" if original else "encoder.weight", "encoder/kernel", PER_CHANNEL)]
+    rows: list[Row] = [
+        ("encoder.0.weight" if original else "encoder.weight", "encoder/kernel", PER_CHANNEL)
+    ]
     if original:
         rows.append(("encoder.0.bias", "encoder/bias", SAME))
-    rows += _norm("ln", "encoder_norm", original) + _conv("l1" if original else "bottleneck", "bottleneck", POINTWISE)
+    rows += _norm("ln", "encoder_norm", original) + _conv(
+        "l1" if original else "bottleneck", "bottleneck", POINTWISE
+    )
     for block in range(values["num_blocks"]):
-        rows += _block_rows(f"sm.{block}.", f"blocks/{block}/", values["upsampling_depth"], original)
+        rows += _block_rows(
+            f"sm.{block}.", f"blocks/{block}/", values["upsampling_depth"], original
+        )
     if not original:
         rows.append(("mask_net.0.weight", "mask_prelu/slope", SAME))
-        return [*rows, *_conv("mask_net.1", "mask", POINTWISE), ("decoder.weight", "decoder/kernel", SAME)]
+        return [
+            *rows,
+            *_conv("mask_net.1", "mask", POINTWISE),
+            ("decoder.weight", "decoder/kernel", SAME),
+        ]
     if values["out_channels"] != values["enc_num_basis"]:
         rows += _conv("reshape_before_masks", "mask/input", POINTWISE)
     return rows + _conv("m", "mask", MASK) + _conv("decoder", "decoder", DECODER)
@@ -179,9 +211,15 @@ def _block_rows(theirs: str, ours: str, depth: int, original: bool) -> list[Row]
 
 
 def _conv(theirs: str, ours: str, layout: Layout) -> list[Row]:
-    return [(theirs + ".weight", ours + "/kernel", layout), (theirs + ".bias", ours + "/bias", SAME)]
+    return [
+        (theirs + ".weight", ours + "/kernel", layout),
+        (theirs + ".bias", ours + "/bias", SAME),
+    ]
 
 
 def _norm(theirs: str, ours: str, original: bool) -> list[Row]:
     scale, bias = ("weight", "bias") if original else ("gamma", "beta")
-    return [(f"{theirs}.{scale}", ours + "/scale", SAME), (f"{theirs}.{bias}", ours + "/bias", SAME)]
+    return [
+        (f"{theirs}.{scale}", ours + "/scale", SAME),
+        (f"{theirs}.{bias}", ours + "/bias", SAME),
+    ]

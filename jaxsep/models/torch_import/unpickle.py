@@ -74,14 +74,28 @@ _TORCH_LAYERS = {
     "upsampling": ("Upsample",),
 }
 _NETWORK_LAYERS = {
-    "sudormrf": ("ConvNorm", "ConvNormAct", "DilatedConv", "DilatedConvNorm", "NormAct", "SuDORMRF", "UBlock"),
+    "sudormrf": (
+        "ConvNorm",
+        "ConvNormAct",
+        "DilatedConv",
+        "DilatedConvNorm",
+        "NormAct",
+        "SuDORMRF",
+        "UBlock",
+    ),
     "improved_sudormrf": (
         *("ConvNorm", "ConvNormAct", "DilatedConv", "DilatedConvNorm"),
         *("GlobLN", "NormAct", "SuDORMRF", "UConvBlock"),
     ),
 }
-SHELLS = {f"torch.nn.modules.{module}.{name}" for module, names in _TORCH_LAYERS.items() for name in names}
-SHELLS |= {f"sudo_rm_rf.dnn.models.{module}.{name}" for module, names in _NETWORK_LAYERS.items() for name in names}
+SHELLS = {
+    f"torch.nn.modules.{module}.{name}" for module, names in _TORCH_LAYERS.items() for name in names
+}
+SHELLS |= {
+    f"sudo_rm_rf.dnn.models.{module}.{name}"
+    for module, names in _NETWORK_LAYERS.items()
+    for name in names
+}
 SHELLS.add("torch.nn.parallel.data_parallel.DataParallel")
 KNOWN = SHELLS | STORAGES.keys() | DICTS | SETS | {TENSOR, PARAMETER}
 
@@ -184,7 +198,9 @@ class _Machine:
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
         numbers = [offset, *shape, *strides]
-        if not isinstance(storage, Storage) or not all(type(number) is int and number >= 0 for number in numbers):
+        if not isinstance(storage, Storage) or not all(
+            type(number) is int and number >= 0 for number in numbers
+        ):
             raise TypeError("a tensor without storage, or with negative or fractional sizes")
         if len(shape) != len(strides) or len(shape) > 8:
             raise TypeError(f"a tensor with {len(shape)} axes and {len(strides)} strides")
@@ -193,14 +209,18 @@ class _Machine:
     def new_object(self) -> None:
         arguments, kind = self.pop(), self.pop()
         if not isinstance(kind, _Global) or kind.name not in SHELLS or arguments != ():
-            raise UnsafePickleError(f"{self.path}: refused: an object of {getattr(kind, 'name', type(kind).__name__)}")
+            raise UnsafePickleError(
+                f"{self.path}: refused: an object of {getattr(kind, 'name', type(kind).__name__)}"
+            )
         self.stack.append(Shell())
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1]
         if isinstance(target, Shell) and isinstance(state, dict):
             target.state = state
-        elif not isinstance(target, dict):  # an OrderedDict's attributes hold torch's version numbers: not needed
+        elif not isinstance(
+            target, dict
+        ):  # an OrderedDict's attributes hold torch's version numbers: not needed
             raise TypeError("a state for something that is no layer")
 
     def persistent(self) -> None:
@@ -209,7 +229,9 @@ class _Machine:
             raise TypeError("a reference to something that is no storage")
         if not isinstance(key, str) or type(size) is not int or size < 0:
             raise TypeError("a storage without key or size")
-        self.stack.append(Storage(key, STORAGES[storage.name], size, storage.name == "torch.BFloat16Storage"))
+        self.stack.append(
+            Storage(key, STORAGES[storage.name], size, storage.name == "torch.BFloat16Storage")
+        )
 
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
