@@ -1,67 +1,737 @@
-"""What is legal in a configuration, checked before anything is compiled: every value here, those that must fit together in
-`combinations`.
+"""Every field of a configuration, once: type, default, bounds, unit and meaning.
 
-Upper bounds are far beyond any use: they are where memory, compilation or 32 bits end.
+One class for each section, then the rules that join fields, then `parse`, through which every
+configuration comes. The defaults are the paper's values. Upper bounds are far beyond any use: they
+are where memory, compilation or 32 bits end.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
 
-import numpy as np
-from ml_collections import ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from jaxsep import models
-from jaxsep.config.combinations import FACTORS, MAX_STEPS, crossed
-from jaxsep.config.load import closest, fields
-from jaxsep.data.mixtures.sampler import SHORT_CLIPS
-from jaxsep.errors import ConfigError, together
-from jaxsep.evaluation.statistics import quantile_names
+from jaxsep.data.audio import LOWEST_RATE, MAX_SAMPLE_RATE
+from jaxsep.data.mixtures.recipes import MAX_SNR_DB
+from jaxsep.data.mixtures.sampler import CORPORA, SHORT_CLIPS, count_probabilities, slot_priors
+from jaxsep.data.synthetic import LOWEST_RATE as LOWEST_SYNTHETIC_RATE
+from jaxsep.errors import ConfigError, DataError, together
 from jaxsep.objective.permutation import MAX_SOURCES
 
-Rule = tuple[Callable[[Any], bool], str]
+# What weighting.name may be; "product" multiplies the factors that weighting.factors names.
+FACTORS = ("uniform", "robust", "curriculum", "class_bias", "cvar", "threshold", "group_dro")
+MAX_STEPS = 2**31 - 1  # of a run, which JAX counts in 32 bits
+MAX_BATCH = 65536
+MAX_BATCH_SAMPLES = 2**28  # a gigabyte for each of mixture, sources and estimates
+MAX_PADDING = 4  # a network may pad a mixture to this many times its length
 
 
-def validate(config: ConfigDict, *, devices: int = 1) -> None:
-    """Raise ConfigError with all `problems`."""
-    if found := problems(config, devices=devices):
-        raise ConfigError(together(found))
+def field(
+    default: Any,
+    meaning: str,
+    *,
+    unit: str = "",
+    legal: str = "",
+    choices: Iterable[str] = (),
+    may_change: bool = False,
+    **bounds: Any,
+) -> Any:
+    """A field of a section.
+
+    Args:
+      default: the paper's value.
+      meaning: what the field does, in one line.
+      unit: such as "Hz".
+      legal: what is legal in words, where type, choices and bounds do not say it.
+      choices: the legal values of a text, or of each text in a tuple.
+      may_change: whether a run may go on in its folder with another value.
+      bounds: ge, gt, le, lt, min_length and max_length, as of `pydantic.Field`.
+    """
+    extra: dict[str, Any] = {
+        "unit": unit,
+        "legal": legal,
+        "choices": tuple(choices),
+        "may_change": may_change,
+    }
+    return Field(default, description=meaning, json_schema_extra=extra, **bounds)
 
 
-def problems(config: ConfigDict, *, devices: int = 1) -> list[str]:
-    """What cannot work on so many devices, one line each: fields that are missing or unknown, values, combinations of values
-    that are each legal."""
-    flat = fields(config)
-    section = config.get("weighting")
-    gamma = section.get("gamma") if isinstance(section, ConfigDict) else None
-    if not isinstance(gamma, ConfigDict):
-        flat["weighting.gamma"] = gamma
-    found = {name: message for name, message in _of_fields(flat) if message}
-    good = {name: flat[name] for name in _RULES if name in flat and name not in found}
-    if isinstance(gamma, ConfigDict):
-        good["weighting.gamma"] = tuple(gamma)
-    own_network = ":" in str(good.get("model.family", ""))  # it may have fields of its own
-    for name in flat.keys() - _RULES.keys():
-        if not name.startswith("weighting.gamma.") and not (
-            own_network and name.startswith("model.")
-        ):
-            found[name] = f"{name}: no such field{closest(name, _RULES)}"
-    return [*found.values(), *crossed(good, devices)]
+def about(info: FieldInfo) -> dict[str, Any]:
+    """unit, legal, choices and may_change of a field."""
+    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
 
 
-def _of_fields(flat: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, (rule, legal) in _RULES.items():
-        if name not in flat and name != "weighting.gamma":
-            yield name, f"{name} is missing from the configuration"
-        elif name in flat and not rule(flat[name]):
-            yield name, f"{name} is {_shown(flat[name])}, it must be {legal}"
-    for name, value in flat.items():
-        if name.startswith("weighting.gamma.") and not _GAMMA[0](value):
-            yield name, f"{name} is {_shown(value)}, it must be {_GAMMA[1]}"
+def _text(value: Any) -> str:
+    # Not pydantic's own check, which refuses the names of files that are not UTF-8.
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("not text")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not _text(value).strip():
+        raise ValueError("empty")
+    return value
+
+
+def _field_name(value: Any) -> str:
+    if "." in _name(value):
+        raise ValueError("a name with a dot cannot be a field; rename the class's folder")
+    return value
+
+
+Text = Annotated[str, PlainValidator(_text)]
+Name = Annotated[str, PlainValidator(_name)]
+FieldName = Annotated[str, PlainValidator(_field_name)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Gamma = Annotated[float, Field(ge=-1e30, le=1e30)]
+
+
+class Section(BaseModel):
+    """Frozen, without unknown fields; True is no number, and numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_choice(cls, value: Any, info: ValidationInfo) -> Any:
+        choices = about(cls.model_fields[str(info.field_name)]).get("choices")
+        values = value if isinstance(value, tuple) else (value,)
+        if choices and not set(values) <= set(choices):
+            raise ValueError("not one of the choices")
+        return value
+
+
+class Data(Section):
+    """The recordings, and the mixtures drawn from them."""
+
+    speech_root: Text = field(
+        "", "folder: WSJ0-2mix, or {train,val,test}/SPEAKER/*.wav, *.flac or *.ogg"
+    )
+    environment_root: Text = field(
+        "", "folder: ESC-50, or {train,val,test}/CLASS/*.wav, *.flac or *.ogg"
+    )
+    premixed_root: Text = field(
+        "", "folder of mixtures (WSJ0-2mix, WHAM!, Libri2Mix) that are used instead of drawn ones"
+    )
+    premixed_roles: tuple[Name, ...] = field(
+        (),
+        "folders of premixed_root to use: the mixture's, then one per source; (): mix or "
+        "mix_clean, s1, s2, …",
+        legal="a tuple of names, such as ('mix_clean', 's1', 's2'), or ()",
+    )
+    synthetic: bool = field(False, "generate the sound of a corpus whose root is empty")
+    cache_dir: Text = field(
+        "",
+        "folder of the packed corpora; empty: $JAXSEP_CACHE, or else ~/.cache/jaxsep",
+        may_change=True,
+    )
+    sample_rate: int = field(
+        8000,
+        "recordings at another rate are resampled to this one",
+        unit="Hz",
+        ge=LOWEST_RATE,
+        le=MAX_SAMPLE_RATE,
+    )
+    segment_seconds: float = field(4.0, "length of a drawn mixture", unit="s", ge=0.01, le=3600)
+    slots: tuple[Name, ...] = field(
+        ("speech", "environment"),
+        "for each source a corpus, or a prior such as 'speech:0.3,environment:0.7'",
+        legal="a tuple of at least 1 corpus or prior, such as ('speech', 'environment')",
+        min_length=1,
+    )
+    active_counts: tuple[Share, ...] = field(
+        (),
+        "probabilities of 1, 2, … N active sources; (): all are always active",
+        legal="a tuple of probabilities, such as (0.2, 0.8), or ()",
+    )
+    max_snr_db: float = field(
+        30.0,
+        "the power of the first source over that of each other is uniform in ± this",
+        unit="dB",
+        ge=0,
+        le=MAX_SNR_DB,
+    )
+    short_clips: Text = field(
+        "pad",
+        "recordings shorter than a segment: pad them at a random position, or skip them",
+        choices=SHORT_CLIPS,
+    )
+    mixtures_val: int = field(5000, "validation mixtures, scored after every epoch", ge=1, le=10**6)
+    mixtures_test: int = field(3000, "test mixtures", ge=1, le=10**6)
+    eval_seed: int = field(
+        1, "of the validation and test mixtures, which do not depend on seed", ge=0, le=2**64 - 1
+    )
+
+
+class Train(Section):
+    """The optimisation."""
+
+    batch_size: int = field(
+        28, "mixtures per step; the weights are a pmf over these", ge=1, le=MAX_BATCH
+    )
+    micro_batch: int = field(
+        0,
+        "mixtures per pass of gradient accumulation, with the same result; 0: the whole batch",
+        may_change=True,
+        ge=0,
+        le=MAX_BATCH,
+    )
+    mixtures_per_epoch: int = field(
+        20000, "an epoch has floor(mixtures_per_epoch / batch_size) steps", ge=1, le=10**9
+    )
+    num_epochs: int = field(
+        100, "training ends after so many epochs", may_change=True, ge=1, le=10**6
+    )
+    learning_rate: float = field(1e-3, "of Adam", ge=1e-37, le=1)
+    schedule: Text = field(
+        "constant",
+        "of the learning rate: constant, divided every so many epochs, or cosine",
+        choices=("constant", "step", "cosine"),
+    )
+    schedule_every: int = field(
+        20, "schedule 'step': divide the rate after so many", unit="epochs", ge=1, le=10**6
+    )
+    schedule_divisor: float = field(
+        3.0, "schedule 'step': what the rate is divided by", ge=1, le=1e6
+    )
+    warmup_epochs: int = field(
+        0, "schedule 'cosine': length of the linear warm-up", unit="epochs", ge=0, le=10**6
+    )
+    clip_norm: float = field(
+        5.0,
+        "largest global norm of the gradient; 0: no clipping",
+        legal="0, or a number from 1e-06 to 1e+30",
+        ge=0,
+        le=1e30,
+    )
+    ema_decay: float = field(
+        0.0,
+        "of a moving average of the parameters, which is evaluated in their place; 0: none",
+        ge=0,
+        lt=1,
+    )
+    patience: int = field(
+        0,
+        "training stops after so many without a better best_metric; 0: never",
+        unit="epochs",
+        ge=0,
+        le=MAX_STEPS,
+    )
+    best_metric: Text = field(
+        "mean",
+        "validation SI-SDRi that picks the best checkpoint: mean, q01 … q99, a corpus or a class",
+    )
+    init_from: Text = field(
+        "", "start from the parameters of a run, a model bundle or a published .pt file"
+    )
+    checkpoint_minutes: float = field(
+        10.0, "longest time between checkpoints", unit="min", may_change=True, ge=1e-9, le=1e6
+    )
+    log_every: int = field(
+        50,
+        "from one line of metrics.jsonl to the next",
+        unit="steps",
+        may_change=True,
+        ge=1,
+        le=MAX_STEPS,
+    )
+    max_skipped: int = field(
+        10,
+        "the run stops after so many in a row were skipped for a non-finite loss or gradient",
+        unit="steps",
+        may_change=True,
+        ge=1,
+        le=MAX_STEPS,
+    )
+    workers: int = field(1, "threads that render mixtures", may_change=True, ge=1, le=256)
+
+    @field_validator("clip_norm")
+    @classmethod
+    def _clips_sensibly(cls, value: float) -> float:
+        if 0 < value < 1e-6:
+            raise ValueError("too small")
+        return value
+
+
+class Weighting(Section):
+    """The pmf over the batch: a softmax of logits F(L, class, epoch), with L the losses in dB."""
+
+    name: Text = field("uniform", "which pmf", choices=(*FACTORS, "product"))
+    granularity: Text = field(
+        "example", "one weight per mixture, or one per source", choices=("example", "source")
+    )
+    alpha: float = field(
+        0.1, "robust: logits α·L; the paper tries 1/15, 1/10, 1/5", unit="1/dB", ge=0, le=1e6
+    )
+    beta: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], Annotated[float, Field(ge=0, le=1e6)]] = (
+        field(
+            (10.0, 0.5),
+            "curriculum: logits −L / (b0 + b1·κ), κ = floor(100·epoch/num_epochs)",
+            unit="dB",
+            legal="(b0, b1), b0 a number from 1e-06 to 1e+06 and b1 from 0 to 1e+06",
+        )
+    )
+    gamma: dict[FieldName, Gamma] = field(
+        {},
+        "class_bias: logits by class, group or corpus name; the most specific wins, others are 0",
+        legal="a mapping from names of classes, groups or corpora to numbers within ±1e30",
+    )
+    fraction: float = field(
+        0.25, "cvar: only this share of a batch, the worst, has weight", ge=1e-6, le=1
+    )
+    threshold_db: float = field(
+        15.0, "threshold: SI-SDRi from which on a loss has no weight", unit="dB", ge=-200, le=200
+    )
+    dro_step: float = field(
+        0.01, "group_dro: how fast weight moves to the worst group", unit="1/dB", ge=1e-12, le=1e6
+    )
+    dro_groups: Text = field(
+        "class", "group_dro: what a group is", choices=("corpus", "group", "class")
+    )
+    factors: tuple[Text, ...] = field(
+        (),
+        "product: the pmfs to multiply, each with its fields above",
+        legal=f"a tuple of at most 16 of {', '.join(FACTORS)}, such as ('robust', 'class_bias')",
+        choices=FACTORS,
+        max_length=16,
+    )
+
+
+class Loss(Section):
+    """L = −SI-SDR(estimate, source) + SI-SDR(mixture, source), after the best permutation."""
+
+    improvement: bool = field(
+        True, "with the second term: weights see what was gained, not what was given"
+    )
+    zero_mean: bool = field(True, "remove each signal's mean before SI-SDR")
+
+
+def _size(name: str) -> int:
+    return models.LARGEST.get(name, models.LARGEST_SIZE)
+
+
+class Model(Section):
+    """The network. One outside jaxsep may have fields of its own beside these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    family: Text = field(
+        "original",
+        "a family of jaxsep, or a Flax module from [B,T] to [B,N,T] that can be imported",
+        legal=f"{', '.join(map(repr, models.FAMILIES))} or 'package.module:Class'",
+    )
+    out_channels: int = field(128, "channels between blocks", ge=1, le=_size("out_channels"))
+    in_channels: int = field(512, "channels inside a block", ge=1, le=_size("in_channels"))
+    num_blocks: int = field(8, "blocks in a row", ge=1, le=_size("num_blocks"))
+    upsampling_depth: int = field(
+        5,
+        "depthwise convolutions per block: the first keeps the frame rate, the others halve it",
+        ge=1,
+        le=_size("upsampling_depth"),
+    )
+    enc_kernel_size: int = field(
+        41,
+        "of the encoder, whose stride is half of it",
+        unit="samples",
+        ge=2,
+        le=_size("enc_kernel_size"),
+    )
+    enc_num_basis: int = field(512, "filters of the encoder", ge=1, le=_size("enc_num_basis"))
+    num_sources: int = field(2, "as many as data.slots", ge=1, le=MAX_SOURCES)
+    dtype: Text = field(
+        "float32",
+        "of what lies between layers; parameters, norms and loss are float32",
+        choices=models.DTYPES,
+    )
+    remat: bool = field(
+        False,
+        "compute the inside of each block again for the gradient, to save memory",
+        may_change=True,
+    )
+
+    @field_validator("family")
+    @classmethod
+    def _is_a_family(cls, value: str) -> str:
+        if value not in models.FAMILIES and value.count(":") != 1:
+            raise ValueError("no family")
+        return value
+
+    @model_validator(mode="after")
+    def _only_other_networks_have_other_fields(self) -> "Model":
+        if self.model_extra and self.family in models.FAMILIES:
+            raise ValueError(f"no such fields: {', '.join(self.model_extra)}")
+        return self
+
+
+class Evaluation(Section):
+    """How the validation and test mixtures are scored."""
+
+    batch_size: int = field(
+        28,
+        "mixtures per step; of no influence on the scores",
+        may_change=True,
+        ge=1,
+        le=MAX_BATCH,
+    )
+    last_epochs: int = field(
+        5,
+        "the test set is scored after each of the last epochs, and the statistics averaged",
+        unit="epochs",
+        ge=0,
+        le=10**6,
+    )
+    pad_seconds: float = field(
+        0.25,
+        "premixed mixtures are zero-padded to a multiple of this, to compile few lengths",
+        unit="s",
+        ge=1e-6,
+        le=3600,
+    )
+
+
+class Config(Section):
+    """A whole configuration."""
+
+    seed: int = field(
+        0, "of the initial parameters and the training mixtures", ge=0, le=2**32 - 1
+    )  # beyond, JAX would take another seed for the same
+    scale: Text = field("paper", "which scale the values came from, a label", may_change=True)
+    data: Data = Data()
+    train: Train = Train()
+    weighting: Weighting = Weighting()
+    loss: Loss = Loss()
+    model: Model = Model()
+    evaluation: Evaluation = Evaluation()
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: info.annotation
+    for name, info in Config.model_fields.items()
+    if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+}
+# 'seed' or 'section.field' -> the field
+FIELDS: dict[str, FieldInfo] = {
+    name: info for name, info in Config.model_fields.items() if name not in SECTIONS
+} | {
+    f"{section}.{name}": info
+    for section, fields in SECTIONS.items()
+    for name, info in fields.model_fields.items()
+}
+
+
+def legal_values(info: FieldInfo) -> str:
+    """What is legal in a field, in words: 'a number from 0 to 100'."""
+    extra, kind = about(info), info.annotation
+    if extra["legal"]:
+        return extra["legal"]
+    if kind is bool:
+        return "True or False"
+    if kind is str:
+        return " or ".join(map(repr, extra["choices"])) or "text"
+    bounds = {
+        name: getattr(bound, name)
+        for bound in info.metadata
+        for name in ("ge", "le", "lt")
+        if hasattr(bound, name)
+    }
+    low, high = bounds["ge"], bounds.get("le", bounds.get("lt"))
+    if kind is int:
+        return f"a whole number from {low} to {high}"
+    return f"a number from {low:g} to {'below ' if 'lt' in bounds else ''}{high:g}"
+
+
+# --- rules that join fields -----------------------------------------------------------------------
+
+RULES: list[Callable[[Config], Iterable[str]]] = []
+
+
+def rule(function: Callable[[Config], Iterable[str]]) -> Callable[[Config], Iterable[str]]:
+    """Add a function that yields one line for each combination of fields that cannot work.
+
+    Where it looks at a field that is illegal by itself, the rule ends there without a word.
+    """
+    RULES.append(function)
+    return function
+
+
+@rule
+def _batch_size(config: Config) -> Iterator[str]:
+    size, total = config.train.batch_size, config.train.mixtures_per_epoch
+    if size > total:
+        yield f"train.batch_size is {size}, it must be at most train.mixtures_per_epoch, {total}"
+
+
+@rule
+def _micro_batch(config: Config) -> Iterator[str]:
+    micro_batch, size = config.train.micro_batch, config.train.batch_size
+    if micro_batch > size:
+        yield (
+            f"train.micro_batch is {micro_batch}, it must be at most train.batch_size, {size}, "
+            "or 0 for the whole batch"
+        )
+
+
+@rule
+def _warmup(config: Config) -> Iterator[str]:
+    warmup, schedule = config.train.warmup_epochs, config.train.schedule
+    if schedule != "cosine":
+        if warmup:
+            yield (
+                f"train.warmup_epochs is {warmup}, it must be 0: "
+                f"train.schedule {schedule!r} has no warm-up"
+            )
+    elif warmup >= config.train.num_epochs:
+        yield (
+            f"train.warmup_epochs is {warmup}, "
+            f"it must be below train.num_epochs, {config.train.num_epochs}"
+        )
+
+
+@rule
+def _steps(config: Config) -> Iterator[str]:
+    train = config.train
+    a_epoch = train.mixtures_per_epoch // train.batch_size
+    most = MAX_STEPS // max(1, a_epoch)
+    for name in ("num_epochs", "schedule_every", "warmup_epochs"):
+        if getattr(train, name) > most:
+            yield (
+                f"train.{name} is {getattr(train, name)}, it must be at most {most}: "
+                f"{a_epoch} steps an epoch, {MAX_STEPS} in all"
+            )
+
+
+@rule
+def _train_samples(config: Config) -> Iterator[str]:
+    yield from _batch_samples("train.batch_size", config.train.batch_size, config.data)
+
+
+@rule
+def _evaluation_samples(config: Config) -> Iterator[str]:
+    yield from _batch_samples("evaluation.batch_size", config.evaluation.batch_size, config.data)
+
+
+def _batch_samples(name: str, size: int, data: Data) -> Iterator[str]:
+    samples = size * data.segment_seconds * data.sample_rate
+    if samples > MAX_BATCH_SAMPLES:
+        yield (
+            f"{name} is {size}, {samples:.3g} samples with data.segment_seconds "
+            f"{data.segment_seconds:g} at {data.sample_rate} Hz, "
+            f"it must be at most {MAX_BATCH_SAMPLES} samples"
+        )
+
+
+@rule
+def _pad_seconds(config: Config) -> Iterator[str]:
+    pad, rate = config.evaluation.pad_seconds, config.data.sample_rate
+    if pad * rate < 1:
+        yield (
+            f"evaluation.pad_seconds is {pad:g}, it must be at least one sample, "
+            f"{1 / rate:g} s at {rate} Hz"
+        )
+
+
+@rule
+def _synthetic_rate(config: Config) -> Iterator[str]:
+    data = config.data
+    if data.synthetic and not data.premixed_root and data.sample_rate < LOWEST_SYNTHETIC_RATE:
+        yield (
+            f"data.sample_rate is {data.sample_rate}, it must be at least "
+            f"{LOWEST_SYNTHETIC_RATE} where data.synthetic is True"
+        )
+
+
+@rule
+def _slots(config: Config) -> Iterator[str]:
+    if not config.data.premixed_root:
+        try:
+            slot_priors(config.data.slots, CORPORA)
+        except DataError as error:
+            yield str(error)
+
+
+@rule
+def _active_counts(config: Config) -> Iterator[str]:
+    if not config.data.premixed_root:
+        try:
+            count_probabilities(config.data.active_counts, len(config.data.slots))
+        except DataError as error:
+            yield str(error)
+
+
+@rule
+def _num_sources(config: Config) -> Iterator[str]:
+    data, sources = config.data, config.model.num_sources
+    if not data.premixed_root:
+        if sources != len(data.slots):
+            yield (
+                f"model.num_sources is {sources}, "
+                f"it must be the number of data.slots, {len(data.slots)}"
+            )
+    elif data.premixed_roles and sources != len(data.premixed_roles) - 1:
+        yield (
+            f"model.num_sources is {sources}, "
+            f"data.premixed_roles names {len(data.premixed_roles) - 1} sources"
+        )
+
+
+@rule
+def _premixed_roles(config: Config) -> Iterator[str]:
+    if config.data.premixed_roles and not config.data.premixed_root:
+        yield (
+            f"data.premixed_roles is {config.data.premixed_roles}, "
+            "it must be () where data.premixed_root is empty"
+        )
+
+
+@rule
+def _factors(config: Config) -> Iterator[str]:
+    if config.weighting.name == "product" and not config.weighting.factors:
+        yield (
+            f"weighting.factors is empty, it must name weightings to multiply: {', '.join(FACTORS)}"
+        )
+
+
+@rule
+def _gamma(config: Config) -> Iterator[str]:
+    weighting = config.weighting
+    factors = weighting.factors if weighting.name == "product" else (weighting.name,)
+    if "class_bias" in factors and not weighting.gamma:
+        yield (
+            "weighting.gamma is empty, it must give a value to at least one class, group or corpus"
+        )
+
+
+@rule
+def _network(config: Config) -> Iterator[str]:
+    if config.model.family not in models.FAMILIES:
+        return
+    fields = {name: value for name, value in vars(config.model).items() if name != "family"}
+    try:
+        network = models.create(config.model.family, **fields)
+    except ValueError as error:
+        yield str(error)
+        return
+    depth, kernel = config.model.upsampling_depth, config.model.enc_kernel_size
+    samples = round(config.data.segment_seconds * config.data.sample_rate)
+    if network.padded(samples) > MAX_PADDING * samples:
+        yield (
+            f"model.upsampling_depth is {depth}, which with model.enc_kernel_size {kernel} pads "
+            f"the {samples} samples of data.segment_seconds to {network.padded(samples)}; "
+            f"it must be one that pads them to at most {MAX_PADDING} times as many"
+        )
+
+
+def check_devices(config: Config, devices: int) -> None:
+    """Raise ConfigError unless so many devices can share every batch equally."""
+    sizes = {
+        "train.batch_size": config.train.batch_size,
+        "train.micro_batch": config.train.micro_batch,
+    }
+    problems = [
+        f"{name} is {size}, it must be a multiple of the {devices} devices that share it, "
+        f"such as {-(-size // devices) * devices}"
+        for name, size in sizes.items()
+        if size % devices
+    ]
+    if problems:
+        raise ConfigError(together(problems))
+
+
+# --- from values to a configuration ---------------------------------------------------------------
+
+
+def parse(content: dict[str, Any], *, problems: Iterable[str] = ()) -> Config:
+    """The configuration that has these values; no field may be left out.
+
+    Args:
+      content: {"seed": 0, "train": {"batch_size": 28, …}, …}, one mapping for each section.
+      problems: what is wrong already, to be named with the rest.
+
+    Raises:
+      ConfigError: all fields that are missing, unknown or illegal, and all rules that the others
+        break, one line each.
+    """
+    flat = flatten(content)
+    wrong = {
+        name: f"{name} is missing from the configuration"
+        for name in (*SECTIONS, *FIELDS)
+        if name.rpartition(".")[0] in ("", *content) and name not in {**content, **flat}
+    }
+    if ":" not in str(flat.get("model.family")):
+        extras = [name for name in flat if name.startswith("model.") and name not in FIELDS]
+        wrong |= {name: _no_such_field(name) for name in extras}
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            name, message = _in_words(detail, flat)
+            wrong.setdefault(name, message)
+    legal = {name: value for name, value in flat.items() if name not in wrong}
+    lines = [*problems, *wrong.values(), *_broken_rules(legal)]
+    if lines:
+        raise ConfigError(together(lines))
+    return config
+
+
+def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
+    """{'section.field': value} of nested values; weighting.gamma is one value."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{field}": item for field, item in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def closest(name: str, legal: Iterable[str]) -> str:
+    """'; did you mean …?', or '' where nothing legal is like name."""
+    close = difflib.get_close_matches(name, legal, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _no_such_field(name: str) -> str:
+    return f"{name}: no such field{closest(name, FIELDS)}"
+
+
+def _in_words(detail: ErrorDetails, flat: Mapping[str, Any]) -> tuple[str, str]:
+    """(field, message) of one of pydantic's errors."""
+    parts, value = detail["loc"], detail["input"]
+    name = ".".join(
+        map(str, parts[:1] if parts[0] in Config.model_fields.keys() - SECTIONS else parts[:2])
+    )
+    if detail["type"] == "extra_forbidden":
+        return name, _no_such_field(name)
+    if name in SECTIONS:
+        return name, f"{name} is {_shown(value)}, it must hold the fields of a section"
+    if name == "weighting.gamma" and len(parts) > 2:
+        entry = f"{name}.{parts[2]}"
+        if parts[-1] == "[key]":
+            return entry, f"{entry}: {detail['msg'].removeprefix('Value error, ')}"
+        return entry, f"{entry} is {_shown(value)}, it must be a number within ±1e30"
+    return (
+        name,
+        f"{name} is {_shown(flat.get(name, value))}, it must be {legal_values(FIELDS[name])}",
+    )
 
 
 def _shown(value: Any) -> str:
-    """value on one line of a message."""
+    """A value in one line of a message."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # whole numbers of thousands of digits, objects of the user's own
@@ -69,182 +739,23 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:100]}…"
 
 
-def gamma_problems(
-    gamma: dict[str, float], names: Sequence[str], groups: Sequence[str], corpora: Sequence[str]
-) -> list[str]:
-    """One line for each name in gamma, with a value other than 0, that is no class, group or corpus of the data."""
-    legal = sorted({*names, *groups, *corpora})
-    return [
-        f"weighting.gamma.{name}: no class, group or corpus of the data has this name"
-        + (closest(str(name), legal) or f"; corpora here: {', '.join(sorted(set(corpora)))}")
-        for name, value in gamma.items()
-        if name not in legal and value
-    ]
+class _NotLegal(Exception):
+    """A rule looked at a field that is illegal by itself."""
 
 
-def gamma_vector(
-    gamma: dict[str, float], names: Sequence[str], groups: Sequence[str], corpora: Sequence[str]
-) -> np.ndarray:
-    """[classes] float32: each class's value of γ, by its own name, else its group's, else its corpus's, else 0.
+class _Legal(SimpleNamespace):
+    """The legal fields of a configuration or section, as attributes."""
 
-    Raises:
-      ConfigError: all `gamma_problems`.
-    """
-    if found := gamma_problems(gamma, names, groups, corpora):
-        raise ConfigError(together(found))
-    values = [
-        gamma.get(name, gamma.get(group, gamma.get(corpus, 0.0)))
-        for name, group, corpus in zip(names, groups, corpora, strict=True)
-    ]
-    return np.array(values, np.float32)
+    def __getattr__(self, name: str) -> Any:
+        raise _NotLegal(name)
 
 
-def best_metric_names(names: Sequence[str], corpora: Sequence[str]) -> list[str]:
-    """Legal values of train.best_metric: mean, quantiles, corpora, classes."""
-    return ["mean", *quantile_names(), *sorted(set(corpora)), *names]
-
-
-def _number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < 2**1000 if isinstance(value, int) else math.isfinite(value)
-
-
-def _whole(low: int, high: int = MAX_STEPS) -> Rule:
-    return (
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high,
-        f"a whole number of at least {low} and at most {high}",
-    )
-
-
-def _at_least(low: float, high: float) -> Rule:
-    return (
-        lambda v: _number(v) and low <= v <= high,
-        f"a number of at least {low:g} and at most {high:g}",
-    )
-
-
-def _above_zero(low: float, high: float) -> Rule:
-    return lambda v: _number(v) and low <= v <= high, f"a number above 0, from {low:g} to {high:g}"
-
-
-def _one_of(*legal: str) -> Rule:
-    return lambda v: isinstance(v, str) and v in legal, " or ".join(repr(name) for name in legal)
-
-
-def _text() -> Rule:
-    return lambda v: isinstance(v, str) and "\0" not in v, "text"
-
-
-def _flag() -> Rule:
-    return lambda v: isinstance(v, bool), "True or False"
-
-
-def _texts(least: int) -> Rule:
-    return (
-        lambda v: (
-            isinstance(v, tuple)
-            and len(v) >= least
-            and all(isinstance(item, str) and item and "\0" not in item for item in v)
-        ),
-        f"a tuple of at least {least} names, such as ('speech', 'environment')",
-    )
-
-
-def _family(value: Any) -> bool:
-    return isinstance(value, str) and (value in models.FAMILIES or value.count(":") == 1)
-
-
-def _beta(value: Any) -> bool:
-    if not isinstance(value, tuple) or len(value) != 2 or not all(map(_number, value)):
-        return False
-    return 1e-6 <= value[0] <= 1e6 and 0 <= value[1] <= 1e6
-
-
-_GAMMA = (lambda v: _number(v) and abs(v) <= 1e30, "a number within ±1e30")
-_RULES: dict[str, Rule] = {
-    "scale": _text(),
-    "seed": _whole(0, 2**32 - 1),  # JAX would take another seed for the same
-    **dict.fromkeys(
-        ("data.speech_root", "data.environment_root", "data.premixed_root", "data.cache_dir"),
-        _text(),
-    ),
-    "data.premixed_roles": _texts(0),
-    "data.synthetic": _flag(),
-    "data.sample_rate": _whole(1000, 384000),
-    "data.segment_seconds": _above_zero(0.01, 3600),
-    "data.slots": _texts(1),
-    "data.active_counts": (
-        lambda v: isinstance(v, tuple) and all(_number(p) and 0 <= p <= 1 for p in v),
-        "a tuple of probabilities, such as (0.2, 0.8), or ()",
-    ),
-    "data.max_snr_db": _at_least(0, 100),
-    "data.short_clips": _one_of(*SHORT_CLIPS),
-    **dict.fromkeys(("data.mixtures_val", "data.mixtures_test"), _whole(1, 10**6)),
-    "data.eval_seed": _whole(0, 2**64 - 1),
-    "train.batch_size": _whole(1, 65536),
-    "train.micro_batch": _whole(0, 65536),
-    "train.mixtures_per_epoch": _whole(1, 10**9),
-    "train.num_epochs": _whole(1, 10**6),
-    "train.learning_rate": _above_zero(1e-37, 1),
-    "train.schedule": _one_of("constant", "step", "cosine"),
-    "train.schedule_every": _whole(1, 10**6),
-    "train.schedule_divisor": _at_least(1, 1e6),
-    "train.warmup_epochs": _whole(0, 10**6),
-    "train.clip_norm": (
-        lambda v: _number(v) and (v == 0 or 1e-6 <= v <= 1e30),
-        "0, or a number from 1e-6 to 1e30",
-    ),
-    "train.ema_decay": (lambda v: _number(v) and 0 <= v < 1, "a number in [0, 1)"),
-    "train.patience": _whole(0),
-    "train.best_metric": _text(),
-    "train.init_from": _text(),
-    "train.checkpoint_minutes": _above_zero(1e-9, 1e6),
-    "train.log_every": _whole(1),
-    "train.max_skipped": _whole(1),
-    "train.workers": _whole(1, 256),
-    "weighting.name": _one_of(*FACTORS, "product"),
-    "weighting.factors": (
-        lambda v: (
-            isinstance(v, tuple)
-            and len(v) <= 16
-            and all(isinstance(f, str) and f in FACTORS for f in v)
-        ),
-        f"a tuple of {', '.join(FACTORS)}, such as ('robust', 'class_bias'), or ()",
-    ),
-    "weighting.granularity": _one_of("example", "source"),
-    "weighting.alpha": _at_least(0, 1e6),
-    "weighting.beta": (
-        _beta,
-        "(b0, b1) with b0 > 0 and b1 >= 0, such as (10.0, 0.5), from 1e-6 to 1e6 where not 0",
-    ),
-    "weighting.gamma": (
-        lambda v: False,
-        "a ConfigDict from names of classes, groups or corpora to numbers",
-    ),
-    "weighting.fraction": (
-        lambda v: _number(v) and 1e-6 <= v <= 1,
-        "a number in (0, 1], at least 1e-6",
-    ),
-    "weighting.threshold_db": _at_least(-200, 200),
-    "weighting.dro_step": _above_zero(1e-12, 1e6),
-    "weighting.dro_groups": _one_of("corpus", "group", "class"),
-    "loss.improvement": _flag(),
-    "loss.zero_mean": _flag(),
-    "model.family": (
-        _family,
-        f"{' or '.join(map(repr, models.FAMILIES))}, or 'package.module:Class'",
-    ),
-    **dict.fromkeys(
-        ("model.out_channels", "model.in_channels", "model.enc_num_basis"), _whole(1, 4096)
-    ),
-    "model.num_blocks": _whole(1, 128),
-    "model.upsampling_depth": _whole(1, 12),
-    "model.enc_kernel_size": _whole(2, 4096),
-    "model.num_sources": _whole(1, MAX_SOURCES),
-    "model.dtype": _one_of(*models.DTYPES),
-    "model.remat": _flag(),
-    "evaluation.batch_size": _whole(1, 65536),
-    "evaluation.last_epochs": _whole(0, 10**6),
-    "evaluation.pad_seconds": _above_zero(1e-6, 3600),
-}
+def _broken_rules(legal: Mapping[str, Any]) -> Iterator[str]:
+    """What the rules say of the fields that are legal by themselves."""
+    config = _Legal(**{section: _Legal() for section in SECTIONS})
+    for name, value in legal.items():
+        section, _, field_name = name.rpartition(".")
+        setattr(getattr(config, section) if section else config, field_name, value)
+    for broken in RULES:
+        with suppress(_NotLegal):
+            yield from broken(cast(Config, config))

@@ -15,8 +15,8 @@ __all__ = ["FAMILIES", "ImprovedSudoRmRf", "SudoRmRf", "count_params", "create"]
 FAMILIES: dict[str, type[nn.Module]] = {"original": SudoRmRf, "improved": ImprovedSudoRmRf}
 DTYPES = ("float32", "bfloat16")
 # Bounds of the fields, so that a number out of a damaged or hostile file is refused before a network of its size is traced.
-LARGEST = {"num_blocks": 1000, "upsampling_depth": 16, "num_sources": 64}
-LARGEST_SIZE = 2**20  # of the other fields
+LARGEST = {"num_blocks": 128, "upsampling_depth": 12, "num_sources": 64}
+LARGEST_SIZE = 4096  # of the other fields
 
 
 def create(family: str, **fields: Any) -> nn.Module:

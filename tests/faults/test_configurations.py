@@ -22,7 +22,7 @@ from trees import write_tree, write_wsj0
 
 from configs import default
 from jaxsep.config import load as settings
-from jaxsep.config import schema as rules
+from jaxsep.config.schema import FIELDS, flatten
 from jaxsep.errors import ConfigError, DataError
 from jaxsep.main import main
 from jaxsep.training.build import Parts, build, build_step, fresh_state
@@ -140,15 +140,12 @@ def recordings(tmp_path_factory) -> Path:
 
 def fields_of(recordings: Path, changed: dict[str, object]) -> dict[str, object]:
     """'section.field' -> value of a small configuration with recordings, and what is changed in it."""
-    flat = settings.fields(default.get_config("demo")) | SMALL | {GAMMA: {"speech": 3.0}}
+    flat = flatten(default.get_config("demo").to_dict()) | SMALL | {GAMMA: {"speech": 3.0}}
     flat |= {f"data.{name}_root": str(recordings / name) for name in ("speech", "environment")}
     flat |= {"data.cache_dir": str(recordings / "cache")} | changed
     if flat["data.premixed_root"] == "wsj0":
         flat["data.premixed_root"] = str(recordings / "wsj0")
     return flat
-
-
-FIELDS = sorted([*settings.fields(default.get_config()), GAMMA])
 
 
 @st.composite
@@ -159,7 +156,7 @@ def changes(draw, most: int) -> dict[str, object]:
         for name in draw(st.sets(st.sampled_from(sorted(SANE)), max_size=5))
     }
     for name in draw(
-        st.lists(st.sampled_from([*FIELDS, "train.batchsize"]), max_size=most, unique=True)
+        st.lists(st.sampled_from([*sorted(FIELDS), "train.batchsize"]), max_size=most, unique=True)
     ):
         chosen[name] = draw(st.sampled_from([*ODD, ...]))
     return chosen
@@ -206,7 +203,7 @@ def refused(config: Path, workdir: Path, message: str) -> None:
 def attempt(config: Path, workdir: Path) -> Parts | None:
     """The parts of an experiment, or None where the command refuses the configuration as it should."""
     try:
-        return build(settings.load(str(config), [], rules.problems))
+        return build(settings.load(str(config)))
     except (ConfigError, DataError) as error:
         refused(config, workdir, str(error))
     return None
