@@ -33,7 +33,7 @@ from jaxsep.training import experiment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status. A mistake of the user ends in a message, not a traceback."""
+    """Run the command and give its exit status; a user's mistake ends in a message."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxsep.main",
         description=__doc__,

@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxsep.config.schema import FIELDS, Config, about, closest, flatten, parse
+from jaxsep.data.mixtures.sampler import CORPORA
 from jaxsep.errors import ConfigError
 
 
@@ -90,8 +91,10 @@ def _apply(content: dict[str, Any], argument: str) -> None:
     if name.startswith("weighting.gamma."):
         return _set_gamma(content, name.removeprefix("weighting.gamma."), value)
     fields = flatten(content)
-    if name not in fields or isinstance(fields[name], dict):
+    if name not in fields:
         raise ConfigError(f"--config.{name}: no such field{closest(name, fields)}")
+    if isinstance(fields[name], dict):
+        raise ConfigError(f"--config.{name}: it is set name by name, --config.{name}.NAME=VALUE")
     field = ConfigDict({"value": fields[name]})
     flag, arguments = flags.FlagValues(), ["jaxsep", f"--config.value={value}"]
     try:
@@ -101,9 +104,10 @@ def _apply(content: dict[str, Any], argument: str) -> None:
         flag(arguments)
     except Exception as error:  # of literals, which Python itself reads, errors of many kinds
         reason = " ".join(str(error)[:500].split()) or type(error).__name__
+        reason = reason.removeprefix(f"flag --config.value={value}: ")
         raise ConfigError(f"--config.{name}={value:.100}: {reason}") from error
-    *section, field_name = name.split(".", 1)
-    (content[section[0]] if section else content)[field_name] = field.value
+    section, _, key = name.rpartition(".")
+    (content[section] if section else content)[key] = field.value
     return None
 
 
@@ -114,9 +118,7 @@ def _set_gamma(content: dict[str, Any], name: str, value: str) -> None:
         raise ConfigError(f"weighting.gamma.{name} is {value!r}, it must be a number") from error
     gamma = flatten(content).get("weighting.gamma")
     if not isinstance(gamma, dict):
-        raise ConfigError(
-            f"weighting.gamma.{name}: there is no weighting.gamma that could have names"
-        )
+        raise ConfigError(f"weighting.gamma.{name}: there is no weighting.gamma to set it in")
     gamma[name] = number
 
 
@@ -159,15 +161,13 @@ def differences(saved: Config, given: Config) -> list[str]:
 
 
 def toy_notice(spec: str, config: Config) -> str:
-    """The line that a run at demo scale prints: what it is, and which command is not that; '' at other scales."""
+    """What a run at demo scale prints: the command for the user's recordings. '' at other scales."""
     if config.scale != "demo":
         return ""
     roots = [
-        name
-        for name in ("environment", "speech")
-        if any(name in slot for slot in config.data.slots)
+        f"--config.data.{corpus}_root=DIR"
+        for corpus in CORPORA
+        if any(corpus in slot for slot in config.data.slots)
     ]
-    command = f"--config {spec.split(':')[0]}:cpu " + " ".join(
-        f"--config.data.{name}_root=DIR" for name in roots
-    )
-    return f"demo is a toy scale; on your recordings: python -m jaxsep.main {command}"
+    command = " ".join(["python -m jaxsep.main --config", spec.split(":")[0] + ":cpu", *roots])
+    return f"demo is a toy scale; on your recordings: {command}"

@@ -7,7 +7,6 @@ are where memory, compilation or 32 bits end.
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import Annotated, Any, cast
 
@@ -19,7 +18,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -29,66 +27,80 @@ from jaxsep.data.audio import LOWEST_RATE, MAX_SAMPLE_RATE
 from jaxsep.data.mixtures.recipes import MAX_SNR_DB
 from jaxsep.data.mixtures.sampler import CORPORA, SHORT_CLIPS, count_probabilities, slot_priors
 from jaxsep.data.synthetic import LOWEST_RATE as LOWEST_SYNTHETIC_RATE
-from jaxsep.errors import ConfigError, DataError, together
+from jaxsep.errors import ConfigError, together
 from jaxsep.objective.permutation import MAX_SOURCES
 
 # What weighting.name may be; "product" multiplies the factors that weighting.factors names.
 FACTORS = ("uniform", "robust", "curriculum", "class_bias", "cvar", "threshold", "group_dro")
 MAX_STEPS = 2**31 - 1  # of a run, which JAX counts in 32 bits
+MAX_EPOCHS = 10**6
 MAX_BATCH = 65536
 MAX_BATCH_SAMPLES = 2**28  # a gigabyte for each of mixture, sources and estimates
+MAX_GAMMA = 1e30
 MAX_PADDING = 4  # a network may pad a mixture to this many times its length
+LARGEST_SEED = 2**32 - 1  # JAX would take a larger one for one of these
 
 
 def field(
     default: Any,
     meaning: str,
+    legal: tuple[float, float] | tuple[str, ...] | str = "",
     *,
     unit: str = "",
-    legal: str = "",
-    choices: Iterable[str] = (),
     may_change: bool = False,
-    **bounds: Any,
 ) -> Any:
     """A field of a section.
 
     Args:
       default: the paper's value.
       meaning: what the field does, in one line.
+      legal: the least and the largest number; the choices of a text, or of each text in a tuple;
+        or what is legal in words, where the type or a validator decides.
       unit: such as "Hz".
-      legal: what is legal in words, where type, choices and bounds do not say it.
-      choices: the legal values of a text, or of each text in a tuple.
       may_change: whether a run may go on in its folder with another value.
-      bounds: ge, gt, le, lt, min_length and max_length, as of `pydantic.Field`.
     """
-    extra: dict[str, Any] = {
-        "unit": unit,
-        "legal": legal,
-        "choices": tuple(choices),
-        "may_change": may_change,
-    }
+    extra: dict[str, Any] = {"legal": legal, "unit": unit, "may_change": may_change}
+    if isinstance(default, int | float) and isinstance(legal, tuple):
+        bounds: dict[str, Any] = {"ge": legal[0], "le": legal[1]}
+    else:
+        bounds = {}
     return Field(default, description=meaning, json_schema_extra=extra, **bounds)
 
 
 def about(info: FieldInfo) -> dict[str, Any]:
-    """unit, legal, choices and may_change of a field."""
-    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    """legal, unit and may_change of a field, as `field` was given them."""
+    return cast(dict[str, Any], info.json_schema_extra or {})
+
+
+def legal_values(info: FieldInfo) -> str:
+    """What is legal in a field, in words, such as 'a number from 0 to 100'."""
+    legal, kind = about(info)["legal"], info.annotation
+    if legal and isinstance(legal, str):
+        return legal
+    if kind is int:
+        return "a whole number from {} to {}".format(*legal)
+    if kind is float:
+        return "a number from {:g} to {:g}".format(*legal)
+    if kind is bool:
+        return "True or False"
+    texts = " or ".join(map(repr, legal)) or "text"
+    return texts if kind is str else f"a tuple of {texts}"
 
 
 def _text(value: Any) -> str:
-    # Not pydantic's own check, which refuses the names of files that are not UTF-8.
+    # Not pydantic's own check, which refuses names of files that are not UTF-8.
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError("not text")
+        raise ValueError("it must be text")
     return value
 
 
 def _name(value: Any) -> str:
     if not _text(value).strip():
-        raise ValueError("empty")
+        raise ValueError("the name is missing")
     return value
 
 
-def _field_name(value: Any) -> str:
+def _gamma_name(value: Any) -> str:
     if "." in _name(value):
         raise ValueError("a name with a dot cannot be a field; rename the class's folder")
     return value
@@ -96,9 +108,11 @@ def _field_name(value: Any) -> str:
 
 Text = Annotated[str, PlainValidator(_text)]
 Name = Annotated[str, PlainValidator(_name)]
-FieldName = Annotated[str, PlainValidator(_field_name)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Gamma = Annotated[float, Field(ge=-1e30, le=1e30)]
+Beta0 = Annotated[float, Field(ge=1e-6, le=1e6)]
+Beta1 = Annotated[float, Field(ge=0, le=1e6)]
+GammaName = Annotated[str, PlainValidator(_gamma_name)]
+Gamma = Annotated[float, Field(ge=-MAX_GAMMA, le=MAX_GAMMA)]
 
 
 class Section(BaseModel):
@@ -109,72 +123,58 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _is_a_choice(cls, value: Any, info: ValidationInfo) -> Any:
-        choices = about(cls.model_fields[str(info.field_name)]).get("choices")
+        legal = about(cls.model_fields[str(info.field_name)]).get("legal")
         values = value if isinstance(value, tuple) else (value,)
-        if choices and not set(values) <= set(choices):
-            raise ValueError("not one of the choices")
+        texts = {item for item in values if isinstance(item, str)}
+        if isinstance(legal, tuple) and not texts <= {*legal}:
+            raise ValueError("it is not one of the choices")
         return value
 
 
 class Data(Section):
-    """The recordings, and the mixtures drawn from them."""
+    """The recordings, and the mixtures made of them."""
 
-    speech_root: Text = field(
-        "", "folder: WSJ0-2mix, or {train,val,test}/SPEAKER/*.wav, *.flac or *.ogg"
-    )
-    environment_root: Text = field(
-        "", "folder: ESC-50, or {train,val,test}/CLASS/*.wav, *.flac or *.ogg"
-    )
+    speech_root: Text = field("", "folder: WSJ0-2mix, or {train,val,test}/SPEAKER/*.wav|flac|ogg")
+    environment_root: Text = field("", "folder: ESC-50, or {train,val,test}/CLASS/*.wav|flac|ogg")
     premixed_root: Text = field(
-        "", "folder of mixtures (WSJ0-2mix, WHAM!, Libri2Mix) that are used instead of drawn ones"
+        "", "folder of ready mixtures (WSJ0-2mix, WHAM!, Libri2Mix), used instead of drawing them"
     )
     premixed_roles: tuple[Name, ...] = field(
         (),
-        "folders of premixed_root to use: the mixture's, then one per source; (): mix or "
-        "mix_clean, s1, s2, …",
-        legal="a tuple of names, such as ('mix_clean', 's1', 's2'), or ()",
+        "its folders to use: the mixture's, then one per source; (): mix or mix_clean, s1, s2, …",
+        "a tuple of names, such as ('mix_clean', 's1', 's2'), or ()",
     )
-    synthetic: bool = field(False, "generate the sound of a corpus whose root is empty")
+    synthetic: bool = field(False, "whether a corpus whose root is empty is generated sound")
     cache_dir: Text = field(
-        "",
-        "folder of the packed corpora; empty: $JAXSEP_CACHE, or else ~/.cache/jaxsep",
-        may_change=True,
+        "", "folder of packed corpora; '': $JAXSEP_CACHE, or else ~/.cache/jaxsep", may_change=True
     )
     sample_rate: int = field(
-        8000,
-        "recordings at another rate are resampled to this one",
-        unit="Hz",
-        ge=LOWEST_RATE,
-        le=MAX_SAMPLE_RATE,
+        8000, "to which recordings are resampled", (LOWEST_RATE, MAX_SAMPLE_RATE), unit="Hz"
     )
-    segment_seconds: float = field(4.0, "length of a drawn mixture", unit="s", ge=0.01, le=3600)
-    slots: tuple[Name, ...] = field(
+    segment_seconds: float = field(4.0, "length of a drawn mixture", (0.01, 3600), unit="s")
+    slots: Annotated[tuple[Name, ...], Field(min_length=1)] = field(
         ("speech", "environment"),
         "for each source a corpus, or a prior such as 'speech:0.3,environment:0.7'",
-        legal="a tuple of at least 1 corpus or prior, such as ('speech', 'environment')",
-        min_length=1,
+        "a tuple of corpora or priors, such as ('speech', 'environment')",
     )
     active_counts: tuple[Share, ...] = field(
         (),
         "probabilities of 1, 2, … N active sources; (): all are always active",
-        legal="a tuple of probabilities, such as (0.2, 0.8), or ()",
+        "a tuple of probabilities, such as (0.2, 0.8), or ()",
     )
     max_snr_db: float = field(
         30.0,
-        "the power of the first source over that of each other is uniform in ± this",
+        "the power of the first source over each other's is uniform in ± this",
+        (0, MAX_SNR_DB),
         unit="dB",
-        ge=0,
-        le=MAX_SNR_DB,
     )
     short_clips: Text = field(
-        "pad",
-        "recordings shorter than a segment: pad them at a random position, or skip them",
-        choices=SHORT_CLIPS,
+        "pad", "pad recordings that are shorter than a segment, or skip them", SHORT_CLIPS
     )
-    mixtures_val: int = field(5000, "validation mixtures, scored after every epoch", ge=1, le=10**6)
-    mixtures_test: int = field(3000, "test mixtures", ge=1, le=10**6)
+    mixtures_val: int = field(5000, "validation mixtures, each epoch", (1, 10**6))
+    mixtures_test: int = field(3000, "test mixtures", (1, 10**6))
     eval_seed: int = field(
-        1, "of the validation and test mixtures, which do not depend on seed", ge=0, le=2**64 - 1
+        1, "of validation and test mixtures, which do not depend on seed", (0, 2**64 - 1)
     )
 
 
@@ -182,235 +182,190 @@ class Train(Section):
     """The optimisation."""
 
     batch_size: int = field(
-        28, "mixtures per step; the weights are a pmf over these", ge=1, le=MAX_BATCH
+        28, "mixtures per step; the weights are a pmf over these", (1, MAX_BATCH)
     )
     micro_batch: int = field(
         0,
         "mixtures per pass of gradient accumulation, with the same result; 0: the whole batch",
+        (0, MAX_BATCH),
         may_change=True,
-        ge=0,
-        le=MAX_BATCH,
     )
     mixtures_per_epoch: int = field(
-        20000, "an epoch has floor(mixtures_per_epoch / batch_size) steps", ge=1, le=10**9
+        20000, "an epoch has floor(mixtures_per_epoch / batch_size) steps", (1, 10**9)
     )
-    num_epochs: int = field(
-        100, "training ends after so many epochs", may_change=True, ge=1, le=10**6
-    )
-    learning_rate: float = field(1e-3, "of Adam", ge=1e-37, le=1)
+    num_epochs: int = field(100, "epochs of the run", (1, MAX_EPOCHS), may_change=True)
+    learning_rate: float = field(1e-3, "of Adam", (1e-37, 1))
     schedule: Text = field(
-        "constant",
-        "of the learning rate: constant, divided every so many epochs, or cosine",
-        choices=("constant", "step", "cosine"),
+        "constant", "course of the learning rate", ("constant", "step", "cosine")
     )
     schedule_every: int = field(
-        20, "schedule 'step': divide the rate after so many", unit="epochs", ge=1, le=10**6
+        20, "step: the rate is divided after so many", (1, MAX_EPOCHS), unit="epochs"
     )
-    schedule_divisor: float = field(
-        3.0, "schedule 'step': what the rate is divided by", ge=1, le=1e6
-    )
+    schedule_divisor: float = field(3.0, "step: what the rate is divided by", (1, 1e6))
     warmup_epochs: int = field(
-        0, "schedule 'cosine': length of the linear warm-up", unit="epochs", ge=0, le=10**6
+        0, "cosine: length of the linear warm-up", (0, MAX_EPOCHS), unit="epochs"
     )
     clip_norm: float = field(
         5.0,
         "largest global norm of the gradient; 0: no clipping",
-        legal="0, or a number from 1e-06 to 1e+30",
-        ge=0,
-        le=1e30,
+        "0, or a number from 1e-06 to 1e+30",
     )
     ema_decay: float = field(
         0.0,
         "of a moving average of the parameters, which is evaluated in their place; 0: none",
-        ge=0,
-        lt=1,
+        (0, 0.999999),
     )
     patience: int = field(
         0,
         "training stops after so many without a better best_metric; 0: never",
+        (0, MAX_STEPS),
         unit="epochs",
-        ge=0,
-        le=MAX_STEPS,
     )
     best_metric: Text = field(
-        "mean",
-        "validation SI-SDRi that picks the best checkpoint: mean, q01 … q99, a corpus or a class",
+        "mean", "validation SI-SDRi of the best checkpoint: mean, q01 … q99, a corpus or a class"
     )
-    init_from: Text = field(
-        "", "start from the parameters of a run, a model bundle or a published .pt file"
-    )
+    init_from: Text = field("", "a run, model bundle or published .pt file to start from")
     checkpoint_minutes: float = field(
-        10.0, "longest time between checkpoints", unit="min", may_change=True, ge=1e-9, le=1e6
+        10.0, "longest time between checkpoints", (1e-9, 1e6), unit="min", may_change=True
     )
     log_every: int = field(
         50,
         "from one line of metrics.jsonl to the next",
+        (1, MAX_STEPS),
         unit="steps",
         may_change=True,
-        ge=1,
-        le=MAX_STEPS,
     )
     max_skipped: int = field(
         10,
-        "the run stops after so many in a row were skipped for a non-finite loss or gradient",
+        "the run ends after so many in a row with a non-finite loss or gradient",
+        (1, MAX_STEPS),
         unit="steps",
         may_change=True,
-        ge=1,
-        le=MAX_STEPS,
     )
-    workers: int = field(1, "threads that render mixtures", may_change=True, ge=1, le=256)
+    workers: int = field(1, "threads that render mixtures", (1, 256), may_change=True)
 
     @field_validator("clip_norm")
     @classmethod
-    def _clips_sensibly(cls, value: float) -> float:
-        if 0 < value < 1e-6:
-            raise ValueError("too small")
+    def _clips(cls, value: float) -> float:
+        if value != 0 and not 1e-6 <= value <= 1e30:
+            raise ValueError("nothing would be learned, or nothing clipped")
         return value
 
 
 class Weighting(Section):
-    """The pmf over the batch: a softmax of logits F(L, class, epoch), with L the losses in dB."""
+    """The pmf over the batch: softmax(F), with logits F of each loss L, its class and the epoch."""
 
-    name: Text = field("uniform", "which pmf", choices=(*FACTORS, "product"))
+    name: Text = field(
+        "uniform", "which pmf; the fields below say which they are of", (*FACTORS, "product")
+    )
     granularity: Text = field(
-        "example", "one weight per mixture, or one per source", choices=("example", "source")
+        "example", "one weight per mixture, or one per source", ("example", "source")
     )
     alpha: float = field(
-        0.1, "robust: logits α·L; the paper tries 1/15, 1/10, 1/5", unit="1/dB", ge=0, le=1e6
+        0.1, "robust: F = α·L; the paper tries 1/15, 1/10, 1/5", (0, 1e6), unit="1/dB"
     )
-    beta: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], Annotated[float, Field(ge=0, le=1e6)]] = (
-        field(
-            (10.0, 0.5),
-            "curriculum: logits −L / (b0 + b1·κ), κ = floor(100·epoch/num_epochs)",
-            unit="dB",
-            legal="(b0, b1), b0 a number from 1e-06 to 1e+06 and b1 from 0 to 1e+06",
-        )
+    beta: tuple[Beta0, Beta1] = field(
+        (10.0, 0.5),
+        "curriculum: F = −L / (b0 + b1·κ), κ = floor(100·epoch/num_epochs)",
+        "(b0, b1), b0 from 1e-06 to 1e+06 and b1 from 0 to 1e+06",
+        unit="dB",
     )
-    gamma: dict[FieldName, Gamma] = field(
+    gamma: dict[GammaName, Gamma] = field(
         {},
-        "class_bias: logits by class, group or corpus name; the most specific wins, others are 0",
-        legal="a mapping from names of classes, groups or corpora to numbers within ±1e30",
+        "class_bias: F by class, group or corpus name; the most specific wins, others are 0",
+        f"a mapping from names to numbers within ±{MAX_GAMMA:g}",
     )
     fraction: float = field(
-        0.25, "cvar: only this share of a batch, the worst, has weight", ge=1e-6, le=1
+        0.25, "cvar: only the worst of a batch have weight, this share of them", (1e-6, 1)
     )
     threshold_db: float = field(
-        15.0, "threshold: SI-SDRi from which on a loss has no weight", unit="dB", ge=-200, le=200
+        15.0, "threshold: no weight from this SI-SDRi on", (-200, 200), unit="dB"
     )
     dro_step: float = field(
-        0.01, "group_dro: how fast weight moves to the worst group", unit="1/dB", ge=1e-12, le=1e6
+        0.01, "group_dro: how fast weight goes to the worst group", (1e-12, 1e6), unit="1/dB"
     )
-    dro_groups: Text = field(
-        "class", "group_dro: what a group is", choices=("corpus", "group", "class")
-    )
+    dro_groups: Text = field("class", "group_dro: what a group is", ("corpus", "group", "class"))
     factors: tuple[Text, ...] = field(
-        (),
-        "product: the pmfs to multiply, each with its fields above",
-        legal=f"a tuple of at most 16 of {', '.join(FACTORS)}, such as ('robust', 'class_bias')",
-        choices=FACTORS,
-        max_length=16,
+        (), "product: the pmfs to multiply, with the fields above", FACTORS
     )
 
 
 class Loss(Section):
-    """L = −SI-SDR(estimate, source) + SI-SDR(mixture, source), after the best permutation."""
+    """L = −SI-SDR(estimate, source) + SI-SDR(mixture, source) in dB, the best permutation's."""
 
-    improvement: bool = field(
-        True, "with the second term: weights see what was gained, not what was given"
-    )
+    improvement: bool = field(True, "with the second term: what was gained, not what was given")
     zero_mean: bool = field(True, "remove each signal's mean before SI-SDR")
 
 
-def _size(name: str) -> int:
-    return models.LARGEST.get(name, models.LARGEST_SIZE)
+def _sizes(name: str, least: int = 1) -> tuple[int, int]:
+    return least, models.LARGEST.get(name, models.LARGEST_SIZE)
 
 
 class Model(Section):
-    """The network. One outside jaxsep may have fields of its own beside these."""
+    """The network. One from outside jaxsep may have fields of its own beside these."""
 
     model_config = ConfigDict(extra="allow")
 
     family: Text = field(
         "original",
-        "a family of jaxsep, or a Flax module from [B,T] to [B,N,T] that can be imported",
-        legal=f"{', '.join(map(repr, models.FAMILIES))} or 'package.module:Class'",
+        "the network, or a Flax module from [B,T] to [B,N,T] that can be imported",
+        f"{', '.join(map(repr, models.FAMILIES))} or 'package.module:Class'",
     )
-    out_channels: int = field(128, "channels between blocks", ge=1, le=_size("out_channels"))
-    in_channels: int = field(512, "channels inside a block", ge=1, le=_size("in_channels"))
-    num_blocks: int = field(8, "blocks in a row", ge=1, le=_size("num_blocks"))
+    out_channels: int = field(128, "channels between blocks", _sizes("out_channels"))
+    in_channels: int = field(512, "channels inside a block", _sizes("in_channels"))
+    num_blocks: int = field(8, "blocks, one after another", _sizes("num_blocks"))
     upsampling_depth: int = field(
         5,
-        "depthwise convolutions per block: the first keeps the frame rate, the others halve it",
-        ge=1,
-        le=_size("upsampling_depth"),
+        "depthwise convolutions per block: one of stride 1, the others of stride 2",
+        _sizes("upsampling_depth"),
     )
     enc_kernel_size: int = field(
-        41,
-        "of the encoder, whose stride is half of it",
-        unit="samples",
-        ge=2,
-        le=_size("enc_kernel_size"),
+        41, "of the encoder, whose stride is half", _sizes("enc_kernel_size", 2), unit="samples"
     )
-    enc_num_basis: int = field(512, "filters of the encoder", ge=1, le=_size("enc_num_basis"))
-    num_sources: int = field(2, "as many as data.slots", ge=1, le=MAX_SOURCES)
+    enc_num_basis: int = field(512, "filters of the encoder", _sizes("enc_num_basis"))
+    num_sources: int = field(2, "as many as data.slots", (1, MAX_SOURCES))
     dtype: Text = field(
         "float32",
         "of what lies between layers; parameters, norms and loss are float32",
-        choices=models.DTYPES,
+        models.DTYPES,
     )
     remat: bool = field(
-        False,
-        "compute the inside of each block again for the gradient, to save memory",
-        may_change=True,
+        False, "make each block's inside again for the gradient, to save memory", may_change=True
     )
 
     @field_validator("family")
     @classmethod
-    def _is_a_family(cls, value: str) -> str:
+    def _can_be_a_family(cls, value: str) -> str:
         if value not in models.FAMILIES and value.count(":") != 1:
-            raise ValueError("no family")
+            raise ValueError("it is no family")
         return value
-
-    @model_validator(mode="after")
-    def _only_other_networks_have_other_fields(self) -> "Model":
-        if self.model_extra and self.family in models.FAMILIES:
-            raise ValueError(f"no such fields: {', '.join(self.model_extra)}")
-        return self
 
 
 class Evaluation(Section):
-    """How the validation and test mixtures are scored."""
+    """How validation and test mixtures are scored."""
 
     batch_size: int = field(
-        28,
-        "mixtures per step; of no influence on the scores",
-        may_change=True,
-        ge=1,
-        le=MAX_BATCH,
+        28, "mixtures per step; does not change scores", (1, MAX_BATCH), may_change=True
     )
     last_epochs: int = field(
         5,
-        "the test set is scored after each of the last epochs, and the statistics averaged",
+        "the test set is scored after each of the last, and the statistics averaged",
+        (0, MAX_EPOCHS),
         unit="epochs",
-        ge=0,
-        le=10**6,
     )
     pad_seconds: float = field(
         0.25,
-        "premixed mixtures are zero-padded to a multiple of this, to compile few lengths",
+        "premixed mixtures are zero-padded to a multiple, to compile few lengths",
+        (1e-6, 3600),
         unit="s",
-        ge=1e-6,
-        le=3600,
     )
 
 
 class Config(Section):
     """A whole configuration."""
 
-    seed: int = field(
-        0, "of the initial parameters and the training mixtures", ge=0, le=2**32 - 1
-    )  # beyond, JAX would take another seed for the same
-    scale: Text = field("paper", "which scale the values came from, a label", may_change=True)
+    seed: int = field(0, "of parameters and training mixtures", (0, LARGEST_SEED))
+    scale: Text = field("paper", "a label: where the values are from", may_change=True)
     data: Data = Data()
     train: Train = Train()
     weighting: Weighting = Weighting()
@@ -419,235 +374,183 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
 
 
-SECTIONS: dict[str, type[Section]] = {
-    name: info.annotation
+# 'data' -> Data, and so on.
+SECTIONS = {
+    name: cast(type[Section], info.annotation)
     for name, info in Config.model_fields.items()
-    if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+    if isinstance(info.default, Section)
 }
-# 'seed' or 'section.field' -> the field
-FIELDS: dict[str, FieldInfo] = {
-    name: info for name, info in Config.model_fields.items() if name not in SECTIONS
-} | {
+# 'seed' or 'section.field' -> the field.
+FIELDS = {name: info for name, info in Config.model_fields.items() if name not in SECTIONS} | {
     f"{section}.{name}": info
     for section, fields in SECTIONS.items()
     for name, info in fields.model_fields.items()
 }
 
 
-def legal_values(info: FieldInfo) -> str:
-    """What is legal in a field, in words: 'a number from 0 to 100'."""
-    extra, kind = about(info), info.annotation
-    if extra["legal"]:
-        return extra["legal"]
-    if kind is bool:
-        return "True or False"
-    if kind is str:
-        return " or ".join(map(repr, extra["choices"])) or "text"
-    bounds = {
-        name: getattr(bound, name)
-        for bound in info.metadata
-        for name in ("ge", "le", "lt")
-        if hasattr(bound, name)
-    }
-    low, high = bounds["ge"], bounds.get("le", bounds.get("lt"))
-    if kind is int:
-        return f"a whole number from {low} to {high}"
-    return f"a number from {low:g} to {'below ' if 'lt' in bounds else ''}{high:g}"
-
-
 # --- rules that join fields -----------------------------------------------------------------------
 
-RULES: list[Callable[[Config], Iterable[str]]] = []
+Rule = Callable[[Config], None]
+RULES: list[Rule] = []
 
 
-def rule(function: Callable[[Config], Iterable[str]]) -> Callable[[Config], Iterable[str]]:
-    """Add a function that yields one line for each combination of fields that cannot work.
+def rule(function: Rule) -> Rule:
+    """Add a function that raises ValueError for a combination of fields that cannot work.
 
-    Where it looks at a field that is illegal by itself, the rule ends there without a word.
+    A rule that looks at a field which is illegal by itself has nothing to say, and ends there.
     """
     RULES.append(function)
     return function
 
 
+def illegal(name: str, value: Any, legal: str) -> ValueError:
+    """The error that says 'train.batch_size is 0, it must be a whole number from 1 to 65536'."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whole numbers of thousands of digits, objects of the user's own
+        text = f"of type {type(value).__name__}"
+    shown = text if len(text) <= 120 else f"{text[:100]}…"
+    return ValueError(f"{name} is {shown}, it must be {legal}")
+
+
 @rule
-def _batch_size(config: Config) -> Iterator[str]:
+def _batch_size(config: Config) -> None:
     size, total = config.train.batch_size, config.train.mixtures_per_epoch
     if size > total:
-        yield f"train.batch_size is {size}, it must be at most train.mixtures_per_epoch, {total}"
+        raise illegal("train.batch_size", size, f"at most train.mixtures_per_epoch, {total}")
 
 
 @rule
-def _micro_batch(config: Config) -> Iterator[str]:
-    micro_batch, size = config.train.micro_batch, config.train.batch_size
-    if micro_batch > size:
-        yield (
-            f"train.micro_batch is {micro_batch}, it must be at most train.batch_size, {size}, "
-            "or 0 for the whole batch"
-        )
+def _micro_batch(config: Config) -> None:
+    part, size = config.train.micro_batch, config.train.batch_size
+    if part > size:
+        legal = f"at most train.batch_size, {size}, or 0 for the whole batch"
+        raise illegal("train.micro_batch", part, legal)
 
 
 @rule
-def _warmup(config: Config) -> Iterator[str]:
-    warmup, schedule = config.train.warmup_epochs, config.train.schedule
-    if schedule != "cosine":
-        if warmup:
-            yield (
-                f"train.warmup_epochs is {warmup}, it must be 0: "
-                f"train.schedule {schedule!r} has no warm-up"
-            )
-    elif warmup >= config.train.num_epochs:
-        yield (
-            f"train.warmup_epochs is {warmup}, "
-            f"it must be below train.num_epochs, {config.train.num_epochs}"
-        )
+def _warmup(config: Config) -> None:
+    schedule, warmup = config.train.schedule, config.train.warmup_epochs
+    if schedule != "cosine" and warmup:
+        legal = f"0: train.schedule {schedule!r} has no warm-up"
+        raise illegal("train.warmup_epochs", warmup, legal)
+    if schedule == "cosine" and warmup >= config.train.num_epochs:
+        legal = f"below train.num_epochs, {config.train.num_epochs}"
+        raise illegal("train.warmup_epochs", warmup, legal)
 
 
 @rule
-def _steps(config: Config) -> Iterator[str]:
-    train = config.train
-    a_epoch = train.mixtures_per_epoch // train.batch_size
-    most = MAX_STEPS // max(1, a_epoch)
+def _steps(config: Config) -> None:
+    per_epoch = max(1, config.train.mixtures_per_epoch // config.train.batch_size)
+    legal = f"at most {MAX_STEPS // per_epoch}: {per_epoch} steps an epoch, {MAX_STEPS} in all"
     for name in ("num_epochs", "schedule_every", "warmup_epochs"):
-        if getattr(train, name) > most:
-            yield (
-                f"train.{name} is {getattr(train, name)}, it must be at most {most}: "
-                f"{a_epoch} steps an epoch, {MAX_STEPS} in all"
-            )
+        if getattr(config.train, name) * per_epoch > MAX_STEPS:
+            raise illegal(f"train.{name}", getattr(config.train, name), legal)
 
 
 @rule
-def _train_samples(config: Config) -> Iterator[str]:
-    yield from _batch_samples("train.batch_size", config.train.batch_size, config.data)
+def _training_memory(config: Config) -> None:
+    _batch_memory("train.batch_size", config.train.batch_size, config.data)
 
 
 @rule
-def _evaluation_samples(config: Config) -> Iterator[str]:
-    yield from _batch_samples("evaluation.batch_size", config.evaluation.batch_size, config.data)
+def _evaluation_memory(config: Config) -> None:
+    _batch_memory("evaluation.batch_size", config.evaluation.batch_size, config.data)
 
 
-def _batch_samples(name: str, size: int, data: Data) -> Iterator[str]:
-    samples = size * data.segment_seconds * data.sample_rate
-    if samples > MAX_BATCH_SAMPLES:
-        yield (
-            f"{name} is {size}, {samples:.3g} samples with data.segment_seconds "
-            f"{data.segment_seconds:g} at {data.sample_rate} Hz, "
-            f"it must be at most {MAX_BATCH_SAMPLES} samples"
-        )
+def _batch_memory(name: str, size: int, data: Data) -> None:
+    most = int(MAX_BATCH_SAMPLES / (data.segment_seconds * data.sample_rate))
+    if size > most:
+        mixture = f"data.segment_seconds {data.segment_seconds:g} at {data.sample_rate} Hz"
+        legal = f"at most {most} with {mixture}: {MAX_BATCH_SAMPLES} samples"
+        raise illegal(name, size, legal)
 
 
 @rule
-def _pad_seconds(config: Config) -> Iterator[str]:
+def _pad_seconds(config: Config) -> None:
     pad, rate = config.evaluation.pad_seconds, config.data.sample_rate
     if pad * rate < 1:
-        yield (
-            f"evaluation.pad_seconds is {pad:g}, it must be at least one sample, "
-            f"{1 / rate:g} s at {rate} Hz"
-        )
+        legal = f"at least one sample, {1 / rate:g} s at {rate} Hz"
+        raise illegal("evaluation.pad_seconds", pad, legal)
 
 
 @rule
-def _synthetic_rate(config: Config) -> Iterator[str]:
-    data = config.data
-    if data.synthetic and not data.premixed_root and data.sample_rate < LOWEST_SYNTHETIC_RATE:
-        yield (
-            f"data.sample_rate is {data.sample_rate}, it must be at least "
-            f"{LOWEST_SYNTHETIC_RATE} where data.synthetic is True"
-        )
+def _synthetic_rate(config: Config) -> None:
+    data, least = config.data, LOWEST_SYNTHETIC_RATE
+    if data.synthetic and not data.premixed_root and data.sample_rate < least:
+        legal = f"at least {least} where data.synthetic is True"
+        raise illegal("data.sample_rate", data.sample_rate, legal)
 
 
 @rule
-def _slots(config: Config) -> Iterator[str]:
+def _slots(config: Config) -> None:
     if not config.data.premixed_root:
-        try:
-            slot_priors(config.data.slots, CORPORA)
-        except DataError as error:
-            yield str(error)
+        slot_priors(config.data.slots, CORPORA)
 
 
 @rule
-def _active_counts(config: Config) -> Iterator[str]:
+def _active_counts(config: Config) -> None:
     if not config.data.premixed_root:
-        try:
-            count_probabilities(config.data.active_counts, len(config.data.slots))
-        except DataError as error:
-            yield str(error)
+        count_probabilities(config.data.active_counts, len(config.data.slots))
 
 
 @rule
-def _num_sources(config: Config) -> Iterator[str]:
-    data, sources = config.data, config.model.num_sources
-    if not data.premixed_root:
-        if sources != len(data.slots):
-            yield (
-                f"model.num_sources is {sources}, "
-                f"it must be the number of data.slots, {len(data.slots)}"
-            )
-    elif data.premixed_roles and sources != len(data.premixed_roles) - 1:
-        yield (
-            f"model.num_sources is {sources}, "
-            f"data.premixed_roles names {len(data.premixed_roles) - 1} sources"
-        )
+def _num_sources(config: Config) -> None:
+    sources, roles = config.model.num_sources, config.data.premixed_roles
+    if not config.data.premixed_root and sources != len(config.data.slots):
+        legal = f"the number of data.slots, {len(config.data.slots)}"
+        raise illegal("model.num_sources", sources, legal)
+    if config.data.premixed_root and roles and sources != len(roles) - 1:
+        legal = f"the number of sources in data.premixed_roles, {len(roles) - 1}"
+        raise illegal("model.num_sources", sources, legal)
 
 
 @rule
-def _premixed_roles(config: Config) -> Iterator[str]:
-    if config.data.premixed_roles and not config.data.premixed_root:
-        yield (
-            f"data.premixed_roles is {config.data.premixed_roles}, "
-            "it must be () where data.premixed_root is empty"
-        )
+def _premixed_roles(config: Config) -> None:
+    roles = config.data.premixed_roles
+    if roles and not config.data.premixed_root:
+        raise illegal("data.premixed_roles", roles, "() where data.premixed_root is empty")
 
 
 @rule
-def _factors(config: Config) -> Iterator[str]:
+def _factors(config: Config) -> None:
     if config.weighting.name == "product" and not config.weighting.factors:
-        yield (
-            f"weighting.factors is empty, it must name weightings to multiply: {', '.join(FACTORS)}"
-        )
+        legal = f"one or more weightings to multiply: {', '.join(FACTORS)}"
+        raise illegal("weighting.factors", (), legal)
 
 
 @rule
-def _gamma(config: Config) -> Iterator[str]:
-    weighting = config.weighting
-    factors = weighting.factors if weighting.name == "product" else (weighting.name,)
-    if "class_bias" in factors and not weighting.gamma:
-        yield (
-            "weighting.gamma is empty, it must give a value to at least one class, group or corpus"
-        )
+def _gamma(config: Config) -> None:
+    name, gamma = config.weighting.name, config.weighting.gamma
+    factors = config.weighting.factors if name == "product" else (name,)
+    if "class_bias" in factors and not gamma:
+        legal = "a value for at least one class, group or corpus, for weighting class_bias"
+        raise illegal("weighting.gamma", gamma, legal)
 
 
 @rule
-def _network(config: Config) -> Iterator[str]:
+def _network(config: Config) -> None:
     if config.model.family not in models.FAMILIES:
         return
-    fields = {name: value for name, value in vars(config.model).items() if name != "family"}
-    try:
-        network = models.create(config.model.family, **fields)
-    except ValueError as error:
-        yield str(error)
-        return
+    network = models.create(**vars(config.model))
     depth, kernel = config.model.upsampling_depth, config.model.enc_kernel_size
     samples = round(config.data.segment_seconds * config.data.sample_rate)
-    if network.padded(samples) > MAX_PADDING * samples:
-        yield (
-            f"model.upsampling_depth is {depth}, which with model.enc_kernel_size {kernel} pads "
-            f"the {samples} samples of data.segment_seconds to {network.padded(samples)}; "
-            f"it must be one that pads them to at most {MAX_PADDING} times as many"
+    if (padded := network.padded(samples)) > MAX_PADDING * samples:
+        legal = (
+            f"less: with model.enc_kernel_size {kernel} it pads the {samples} samples of "
+            f"data.segment_seconds to {padded}, more than {MAX_PADDING} times as many"
         )
+        raise illegal("model.upsampling_depth", depth, legal)
 
 
 def check_devices(config: Config, devices: int) -> None:
     """Raise ConfigError unless so many devices can share every batch equally."""
-    sizes = {
-        "train.batch_size": config.train.batch_size,
-        "train.micro_batch": config.train.micro_batch,
-    }
-    problems = [
-        f"{name} is {size}, it must be a multiple of the {devices} devices that share it, "
-        f"such as {-(-size // devices) * devices}"
-        for name, size in sizes.items()
-        if size % devices
-    ]
+    problems = []
+    for name in ("batch_size", "micro_batch"):
+        if (size := getattr(config.train, name)) % devices:
+            shared = -(-size // devices) * devices
+            legal = f"a multiple of the {devices} devices that share it, such as {shared}"
+            problems.append(str(illegal(f"train.{name}", size, legal)))
     if problems:
         raise ConfigError(together(problems))
 
@@ -659,7 +562,7 @@ def parse(content: dict[str, Any], *, problems: Iterable[str] = ()) -> Config:
     """The configuration that has these values; no field may be left out.
 
     Args:
-      content: {"seed": 0, "train": {"batch_size": 28, …}, …}, one mapping for each section.
+      content: {"seed": 0, "train": {"batch_size": 28, …}, …}, one dict for each section.
       problems: what is wrong already, to be named with the rest.
 
     Raises:
@@ -667,21 +570,22 @@ def parse(content: dict[str, Any], *, problems: Iterable[str] = ()) -> Config:
         break, one line each.
     """
     flat = flatten(content)
+    holders = [name for name, value in content.items() if isinstance(value, Mapping)]
     wrong = {
         name: f"{name} is missing from the configuration"
         for name in (*SECTIONS, *FIELDS)
-        if name.rpartition(".")[0] in ("", *content) and name not in {**content, **flat}
+        if name.rpartition(".")[0] in ("", *holders) and name not in {*content, *flat}
     }
-    if ":" not in str(flat.get("model.family")):
+    if ":" not in str(flat.get("model.family")):  # a network of jaxsep's
         extras = [name for name in flat if name.startswith("model.") and name not in FIELDS]
-        wrong |= {name: _no_such_field(name) for name in extras}
+        wrong |= {name: _unknown(name) for name in extras}
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name, message = _in_words(detail, flat)
             wrong.setdefault(name, message)
-    legal = {name: value for name, value in flat.items() if name not in wrong}
+    legal = {name: flat[name] for name in FIELDS if name in flat and name not in wrong}
     lines = [*problems, *wrong.values(), *_broken_rules(legal)]
     if lines:
         raise ConfigError(together(lines))
@@ -693,7 +597,7 @@ def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name}.{field}": item for field, item in value.items()}
+            flat |= {f"{name}.{key}": item for key, item in value.items()}
         else:
             flat[name] = value
     return flat
@@ -705,38 +609,24 @@ def closest(name: str, legal: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _no_such_field(name: str) -> str:
+def _unknown(name: str) -> str:
     return f"{name}: no such field{closest(name, FIELDS)}"
 
 
 def _in_words(detail: ErrorDetails, flat: Mapping[str, Any]) -> tuple[str, str]:
     """(field, message) of one of pydantic's errors."""
-    parts, value = detail["loc"], detail["input"]
-    name = ".".join(
-        map(str, parts[:1] if parts[0] in Config.model_fields.keys() - SECTIONS else parts[:2])
-    )
+    place, value = detail["loc"], detail["input"]
+    name = ".".join(map(str, place[:2]))
     if detail["type"] == "extra_forbidden":
-        return name, _no_such_field(name)
+        return name, _unknown(name)
     if name in SECTIONS:
-        return name, f"{name} is {_shown(value)}, it must hold the fields of a section"
-    if name == "weighting.gamma" and len(parts) > 2:
-        entry = f"{name}.{parts[2]}"
-        if parts[-1] == "[key]":
-            return entry, f"{entry}: {detail['msg'].removeprefix('Value error, ')}"
-        return entry, f"{entry} is {_shown(value)}, it must be a number within ±1e30"
-    return (
-        name,
-        f"{name} is {_shown(flat.get(name, value))}, it must be {legal_values(FIELDS[name])}",
-    )
-
-
-def _shown(value: Any) -> str:
-    """A value in one line of a message."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # whole numbers of thousands of digits, objects of the user's own
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 120 else f"{text[:100]}…"
+        return name, str(illegal(name, value, "a section with fields"))
+    if name == "weighting.gamma" and len(place) > 2:
+        name = f"{name}.{place[2]}"
+        if place[-1] == "[key]":
+            return name, f"{name}: {detail['msg'].removeprefix('Value error, ')}"
+        return name, str(illegal(name, value, f"a number within ±{MAX_GAMMA:g}"))
+    return name, str(illegal(name, flat.get(name), legal_values(FIELDS[name])))
 
 
 class _NotLegal(Exception):
@@ -751,11 +641,15 @@ class _Legal(SimpleNamespace):
 
 
 def _broken_rules(legal: Mapping[str, Any]) -> Iterator[str]:
-    """What the rules say of the fields that are legal by themselves."""
+    """What the rules say of fields, 'section.field' -> value, that are legal by themselves."""
     config = _Legal(**{section: _Legal() for section in SECTIONS})
     for name, value in legal.items():
-        section, _, field_name = name.rpartition(".")
-        setattr(getattr(config, section) if section else config, field_name, value)
-    for broken in RULES:
-        with suppress(_NotLegal):
-            yield from broken(cast(Config, config))
+        section, _, key = name.rpartition(".")
+        setattr(getattr(config, section) if section else config, key, value)
+    for check in RULES:
+        try:
+            check(cast(Config, config))
+        except _NotLegal:
+            continue
+        except ValueError as error:
+            yield str(error)
