@@ -161,7 +161,7 @@ def differences(saved: Config, given: Config) -> list[str]:
 
 
 def toy_notice(spec: str, config: Config) -> str:
-    """What a run at demo scale prints: the command for the user's recordings. '' at other scales."""
+    """What a run at demo scale prints: the command for recordings. '' at other scales."""
     if config.scale != "demo":
         return ""
     roots = [

@@ -24,7 +24,6 @@ from pydantic_core import ErrorDetails
 
 from jaxsep import models
 from jaxsep.data.audio import LOWEST_RATE, MAX_SAMPLE_RATE
-from jaxsep.data.mixtures.recipes import MAX_SNR_DB
 from jaxsep.data.mixtures.sampler import CORPORA, SHORT_CLIPS, count_probabilities, slot_priors
 from jaxsep.data.synthetic import LOWEST_RATE as LOWEST_SYNTHETIC_RATE
 from jaxsep.errors import ConfigError, together
@@ -165,7 +164,7 @@ class Data(Section):
     max_snr_db: float = field(
         30.0,
         "the power of the first source over each other's is uniform in ± this",
-        (0, MAX_SNR_DB),
+        (0, 100),
         unit="dB",
     )
     short_clips: Text = field(
