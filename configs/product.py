@@ -6,7 +6,8 @@ p ∝ p_robust · p_class_bias, with α = 0.1 and γ = 1 for speech. Other facto
 --config.weighting.factors="('cvar','class_bias')".
 
 Cost: about 2 minutes on 2 CPU cores; at the scales `:cpu`, `:open` and `:paper` see
-configs/README.md. Expected: `weight_speech` above 1 in metrics.jsonl, and within it more on what is hard.
+configs/README.md. Expected: `weight_speech` above 1 in metrics.jsonl, and within speech more weight
+on what is hard.
 """
 
 from ml_collections import ConfigDict

@@ -455,7 +455,7 @@ def run(tmp_path_factory):
     """Folders of two runs that are compared, and of another experiment."""
     place = tmp_path_factory.mktemp("runs")
     slim_run(place / "run")
-    slim_run(place / "other", "weighting.name='uniform'", seed=1)
+    slim_run(place / "other", "weighting.name=uniform", seed=1)
     return place
 
 
