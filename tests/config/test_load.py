@@ -1,5 +1,6 @@
 """Configurations from files, the command line and JSON."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,18 @@ def test_the_most_specific_name_in_gamma_wins():
         gamma_vector({"dgo": 1.0}, *table)
     wrong = {"dgo": 1.0, "rian": 2.0, "dog": 1.0, "cow": 0.0}
     assert len(gamma_problems(wrong, *table)) == 2
+
+
+def test_the_config_that_the_readme_shows_is_legal(tmp_path):
+    text = (CONFIGS / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text(text.split("```python\n")[1].split("```")[0])
+    config = load(str(tmp_path / "mine.py"))
+    assert (config.scale, config.weighting.gamma) == ("cpu", {"dog": 2.0})
+
+
+@pytest.mark.parametrize(
+    "readme", [CONFIGS / "README.md", ROOT / "jaxsep" / "config" / "README.md"]
+)
+def test_links_of_the_readmes_lead_somewhere(readme):
+    links = re.findall(r"\]\(([^):]+)\)", readme.read_text(encoding="utf-8"))
+    assert [link for link in links if not (readme.parent / link).exists()] == []
