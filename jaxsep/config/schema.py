@@ -296,10 +296,6 @@ class Loss(Section):
     zero_mean: bool = field(True, "remove each signal's mean before SI-SDR")
 
 
-def _sizes(name: str, least: int = 1) -> tuple[int, int]:
-    return least, models.LARGEST.get(name, models.LARGEST_SIZE)
-
-
 class Model(Section):
     """The network. One from outside jaxsep may have fields of its own beside these."""
 
@@ -310,18 +306,18 @@ class Model(Section):
         "the network, or a Flax module from [B,T] to [B,N,T] that can be imported",
         f"{', '.join(map(repr, models.FAMILIES))} or 'package.module:Class'",
     )
-    out_channels: int = field(128, "channels between blocks", _sizes("out_channels"))
-    in_channels: int = field(512, "channels inside a block", _sizes("in_channels"))
-    num_blocks: int = field(8, "blocks, one after another", _sizes("num_blocks"))
+    out_channels: int = field(128, "channels between blocks", models.BOUNDS["out_channels"])
+    in_channels: int = field(512, "channels inside a block", models.BOUNDS["in_channels"])
+    num_blocks: int = field(8, "blocks, one after another", models.BOUNDS["num_blocks"])
     upsampling_depth: int = field(
         5,
         "depthwise convolutions per block: one of stride 1, the others of stride 2",
-        _sizes("upsampling_depth"),
+        models.BOUNDS["upsampling_depth"],
     )
     enc_kernel_size: int = field(
-        41, "of the encoder, whose stride is half", _sizes("enc_kernel_size", 2), unit="samples"
+        41, "of the encoder, whose stride is half", models.BOUNDS["enc_kernel_size"], unit="samples"
     )
-    enc_num_basis: int = field(512, "filters of the encoder", _sizes("enc_num_basis"))
+    enc_num_basis: int = field(512, "filters of the encoder", models.BOUNDS["enc_num_basis"])
     num_sources: int = field(2, "as many as data.slots", (1, MAX_SOURCES))
     dtype: Text = field(
         "float32",
