@@ -1,9 +1,13 @@
-"""Product: one speech and one environmental source in every mixture, weight on hard examples of a favoured class.
+"""Product: one speech and one environmental source in every mixture, weight on hard speech.
 
     python -m jaxsep.main --config configs/product.py
 
-p ∝ p_robust · p_class_bias, α = 0.1 and γ = 1 for speech. Others: --config.weighting.factors="('cvar','class_bias')".
-Scales: `:demo` (the default), `:cpu`, `:open`, `:paper`; see configs/default.py for their cost.
+p ∝ p_robust · p_class_bias, with α = 0.1 and γ = 1 for speech. Other factors:
+--config.weighting.factors="('cvar','class_bias')".
+
+Cost: about 2 minutes on 2 CPU cores; at the scales `:cpu`, `:open` and `:paper` see
+configs/README.md. Expected: `weight_speech` above 1 in metrics.jsonl, and within speech more weight
+on what is hard.
 """
 
 from ml_collections import ConfigDict

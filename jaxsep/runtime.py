@@ -1,6 +1,8 @@
-"""What a command of jaxsep asks of its process before any work: compiled programs and memory kept, wide vectors used.
+"""Settings of the process that computes: where compiled programs are kept, which instructions XLA
+uses, how memory is held, and which of several processes this one is.
 
-Importing jaxsep changes nothing; `main`, `separate` and `benchmark` call `configure` first.
+Importing jaxsep changes nothing: the commands `main`, `separate` and `benchmark` call `configure`
+first, a library's user may.
 """
 
 import ctypes
@@ -17,17 +19,17 @@ from jaxsep.files import default_cache
 
 
 def configure() -> None:
-    """Set up this process; to be called before jax computes anything.
+    """Set this process up for training or separation; call it before jax computes anything.
 
-    Compiled programs are kept in `compilation_cache()`, so that a second run starts at once. JAX's own settings have
-    the last word: JAX_COMPILATION_CACHE_DIR=DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false switches it off.
-
-    XLA's CPU code may use vectors of 512 bits where the processor has them, and on a GPU only operations that give the same
-    result every time are used; an XLA_FLAGS that says otherwise is left alone.
-
-    On a CPU, a program runs in the thread that calls it, and with glibc memory that is freed stays with the process: a
-    training step finds the gigabyte that the last one used, instead of being given it anew, page by page (but for what now
-    and then another thread allocates). A GLIBC_TUNABLES or MALLOC_… in the environment is left alone.
+    - Compiled programs are kept in `compilation_cache()`, so that a second run starts at once.
+      JAX_COMPILATION_CACHE_DIR=DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false
+      switches this off.
+    - XLA may use vectors of 512 bits on a CPU that has them, and on a GPU only operations that give
+      the same result every time. What XLA_FLAGS says of these is left alone.
+    - On a CPU, a program runs in the thread that calls it, and memory that is freed stays with the
+      process (with glibc): a training step reuses the gigabyte of the step before, which the
+      system would otherwise clear again page by page. Environment variables GLIBC_TUNABLES or
+      MALLOC_… switch this off.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
@@ -35,16 +37,39 @@ def configure() -> None:
     wanted = {"xla_cpu_prefer_vector_width": "512", "xla_gpu_deterministic_ops": "true"}
     added = [f"--{name}={value}" for name, value in wanted.items() if name not in flags]
     os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *added])
-    jax.config.update(
-        "jax_cpu_enable_async_dispatch", False
-    )  # other threads' memory cannot be kept (glibc's arenas)
-    chosen = any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ)
-    if platform.libc_ver()[0] == "glibc" and not chosen:
+    # glibc gives other threads heaps of their own, which cannot be kept.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    user_decides = any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ)
+    if platform.libc_ver()[0] == "glibc" and not user_decides:
         _keep_freed_memory()
 
 
+def compilation_cache() -> Path:
+    """The folder of compiled programs, in jaxsep's cache.
+
+    There is one for each kind of processor: code made for one may not run on another.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    features = [line for line in lines if line.startswith(("flags", "Features"))]
+    kind = features[0] if features else platform.processor()
+    return default_cache() / "compiled" / hashlib.sha256(kind.encode()).hexdigest()[:16]
+
+
+def _keep_freed_memory() -> None:
+    mallopt = ctypes.CDLL(None).mallopt
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # parameters of <malloc.h>
+    mallopt(mmap_max, 0)  # large arrays too are taken from the heap of the main thread,
+    mallopt(trim_threshold, -1)  # which is never cut back
+    mallopt(top_pad, 64 << 20)
+
+
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Make this process one of many that share the work, where it is: by its arguments, or as a task of a SLURM step.
+    """Make this process one of several that train together, if it is one.
+
+    It is where all arguments are given, or where SLURM started several tasks.
 
     Args:
       coordinator: HOST:PORT at which process 0 listens.
@@ -52,7 +77,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
       process: which this is, from 0.
 
     Raises:
-      ConfigError: only some are given, or they do not fit.
+      ConfigError: only some are given, or they do not fit together.
     """
     if (coordinator, processes, process) == (None, None, None):
         if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
@@ -67,32 +92,9 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     _initialize(coordinator, processes, process)
 
 
-def _initialize(*where: Any) -> None:
-    # The first process may decode recordings for an hour while the others wait; one that died is found by its heartbeat.
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_timeout_seconds=86400".strip()
-    )
-    jax.distributed.initialize(*where)
-
-
-def _keep_freed_memory() -> None:
-    """The main thread's heap grows in place of mappings of their own for large arrays, and is never cut back."""
-    mallopt = ctypes.CDLL(None).mallopt
-    # Parameters and values of <malloc.h>.
-    trim_threshold, top_pad, mmap_max = -1, -2, -4
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, -1)
-    mallopt(top_pad, 64 << 20)
-
-
-def compilation_cache() -> Path:
-    """The folder of compiled programs: in jaxsep's cache, one for each kind of processor, because machine code made
-    for one may not run on another."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    kind = next(
-        (line for line in lines if line.startswith(("flags", "Features"))), platform.processor()
-    )
-    return default_cache() / "compiled" / hashlib.sha256(kind.encode()).hexdigest()[:16]
+def _initialize(*arguments: Any) -> None:
+    # The main process may decode recordings for an hour while the others wait for it. One that has
+    # died is noticed all the same, by its missing heartbeat.
+    patience = "--xla_cpu_collective_timeout_seconds=86400"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {patience}".strip()
+    jax.distributed.initialize(*arguments)

@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from jaxsep import models
-from jaxsep.config import schema as rules
+from jaxsep.config.names import gamma_problems, gamma_vector
+from jaxsep.config.schema import Config, Weighting, check_devices
 from jaxsep.data.mixtures.batches import steps_per_epoch
 from jaxsep.errors import ConfigError, together
+from jaxsep.evaluation.statistics import quantile_names
 from jaxsep.files import default_cache
 from jaxsep.inference.bundle import check_params, load_bundle
 from jaxsep.models import torch_import
@@ -37,7 +38,7 @@ MAX_PARAMETERS = 2**30  # a training state holds three copies, and the gradient
 class Parts:
     """What a configuration is made into. fields: the model's; schedule: step -> learning rate."""
 
-    config: ConfigDict
+    config: Config
     sets: Sets
     module: Any
     fields: dict[str, Any]
@@ -46,13 +47,13 @@ class Parts:
     steps_per_epoch: int
 
 
-def build(config: ConfigDict, *, devices: int = 1) -> Parts:
+def build(config: Config, *, devices: int = 1) -> Parts:
     """Settings, data, network and weighting of an experiment; devices: how many share each batch.
 
     Raises:
       ConfigError, DataError: what is wrong, with the field's or file's name.
     """
-    rules.validate(config, devices=devices)
+    check_devices(config, devices)
     module, fields = build_module(config)
     sets = build_sets(config)
     if found := [*module_problems(module, config), *data_problems(config, sets)]:
@@ -71,9 +72,9 @@ def build(config: ConfigDict, *, devices: int = 1) -> Parts:
     return Parts(config, sets, module, fields, build_weighting(config, sets), schedule, steps)
 
 
-def build_module(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
+def build_module(config: Config) -> tuple[Any, dict[str, Any]]:
     """The network and its fields."""
-    fields = {name: value for name, value in config.model.items() if name != "family"}
+    fields = {name: value for name, value in config.model.model_dump().items() if name != "family"}
     try:
         return models.create(config.model.family, **fields), fields
     except ValueError as error:
@@ -84,7 +85,7 @@ def build_module(config: ConfigDict) -> tuple[Any, dict[str, Any]]:
         ) from error
 
 
-def module_problems(module: Any, config: ConfigDict) -> list[str]:
+def module_problems(module: Any, config: Config) -> list[str]:
     """What keeps the network from mapping [B, T] to [B, N, T], or its parameters from memory; nothing is computed."""
     mixture = jax.ShapeDtypeStruct((2, 800), np.float32)
     wanted, family = (2, config.model.num_sources, 800), config.model.family
@@ -107,7 +108,7 @@ def module_problems(module: Any, config: ConfigDict) -> list[str]:
     return found
 
 
-def data_problems(config: ConfigDict, sets: Sets) -> list[str]:
+def data_problems(config: Config, sets: Sets) -> list[str]:
     """What in the configuration does not fit the recordings."""
     data, train, chosen, table = config.data, config.train, config.weighting, sets.table
     lacking = [split for split in ("val", "test") if not sets.scored_classes(split)]
@@ -117,17 +118,15 @@ def data_problems(config: ConfigDict, sets: Sets) -> list[str]:
         for split in lacking[:1]  # for the other it is the same
     ]
     scored = sets.scored_classes("val")
-    legal = rules.best_metric_names(
-        [table.names[i] for i in scored], [table.corpora[i] for i in scored]
-    )
+    corpora = sorted({table.corpora[i] for i in scored})
+    legal = ["mean", *quantile_names(), *corpora, *(table.names[i] for i in scored)]
     if scored and train.best_metric not in legal:
         shown = ", ".join(legal[:14])
         found.append(
             f"train.best_metric is {train.best_metric!r}, it must be one of {shown}, or another class of val"
         )
     if "class_bias" in _named(chosen):
-        gamma = chosen.gamma.to_dict()
-        unknown = rules.gamma_problems(gamma, table.names, table.groups, table.corpora)
+        unknown = gamma_problems(chosen.gamma, table.names, table.groups, table.corpora)
         if (
             not unknown
             and chosen.granularity == "example"
@@ -141,20 +140,18 @@ def data_problems(config: ConfigDict, sets: Sets) -> list[str]:
     return found
 
 
-def _named(weighting: ConfigDict) -> tuple[str, ...]:
+def _named(weighting: Weighting) -> tuple[str, ...]:
     return weighting.factors if weighting.name == "product" else (weighting.name,)
 
 
-def _gamma(config: ConfigDict, sets: Sets) -> np.ndarray:
+def _gamma(config: Config, sets: Sets) -> np.ndarray:
     table = sets.table
-    return rules.gamma_vector(
-        config.weighting.gamma.to_dict(), table.names, table.groups, table.corpora
-    )
+    return gamma_vector(config.weighting.gamma, table.names, table.groups, table.corpora)
 
 
-def build_sets(config: ConfigDict, splits: Sequence[str] = ("train", "val", "test")) -> Sets:
+def build_sets(config: Config, splits: Sequence[str] = ("train", "val", "test")) -> Sets:
     """The mixtures, checked against the model's number of sources."""
-    data = config.data.to_dict()
+    data = config.data.model_dump()
     data["cache_dir"] = Path(data["cache_dir"] or default_cache())
     sets = open_sets(**data, pad_seconds=config.evaluation.pad_seconds, splits=splits)
     if sets.num_sources != config.model.num_sources:
@@ -164,13 +161,13 @@ def build_sets(config: ConfigDict, splits: Sequence[str] = ("train", "val", "tes
     return sets
 
 
-def build_weighting(config: ConfigDict, sets: Sets) -> Any:
+def build_weighting(config: Config, sets: Sets) -> Any:
     """The weighting that config.weighting names."""
     factors = [_factor(name, config, sets) for name in _named(config.weighting)]
     return factors[0] if config.weighting.name != "product" else weightings.product(*factors)
 
 
-def _factor(name: str, config: ConfigDict, sets: Sets) -> Any:
+def _factor(name: str, config: Config, sets: Sets) -> Any:
     chosen, table = config.weighting, sets.table
     if name == "class_bias":
         return weightings.class_bias(_gamma(config, sets))

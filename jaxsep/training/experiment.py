@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 import jaxsep
 from jaxsep import models
+from jaxsep.config.schema import Config
 from jaxsep.data.audio import write_wav
 from jaxsep.errors import ConfigError, DataError, Interrupted, ModelError, RunError
 from jaxsep.evaluation.evaluate import Rows, make_eval_step
@@ -33,7 +33,7 @@ from jaxsep.training.signals import Stop
 from jaxsep.training.workdir import claim, own_config, write_text
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: Config, workdir: Path) -> dict[str, Any]:
     """Train, or go on, or find finished; then score the test set and write the results. Returns summary.json's content.
 
     Raises:
@@ -100,7 +100,7 @@ def begin(parts: Parts, workdir: Path, held: ExitStack) -> tuple[Any, dict[str, 
     return params, done
 
 
-def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+def finished(workdir: Path, config: Config) -> dict[str, Any] | None:
     """summary.json of a run that has nothing left to do, or None."""
     path = workdir / "summary.json"
     if not path.exists():
@@ -178,7 +178,7 @@ def conclude(run: Run) -> dict[str, Any]:
         about={
             "classes": list(table.names),
             "data": data,
-            "weighting": config.weighting.to_dict(),
+            "weighting": config.weighting.model_dump(),
             "training": summary["training"],
         },
     )
@@ -292,7 +292,7 @@ def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
     folder, table = workdir / "evaluation" / f"on-{name}", sets.table
     summary: dict[str, Any] = {
         "jaxsep": jaxsep.__version__,
-        "data": {"kind": data, **config.data.to_dict()},
+        "data": {"kind": data, **config.data.model_dump()},
     }
     summary["test"] = describe(rows, summaries)
     with writing(workdir):

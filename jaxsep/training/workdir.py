@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from jaxsep import models
 from jaxsep.config import load as settings
-from jaxsep.config import schema as rules
-from jaxsep.errors import ConfigError, together
+from jaxsep.config.schema import Config
+from jaxsep.errors import ConfigError
 from jaxsep.files import atomic_file, read_text
 from jaxsep.training.build import Parts
 
@@ -72,24 +70,23 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: Path) -> Config:
     """The configuration in a run's folder.
 
     Raises:
       ConfigError: it cannot be read, or has fields that are missing, unknown or wrong: all of them.
     """
     try:
-        config = settings.from_json(read_text(workdir / "config.json"))
+        return settings.from_json(read_text(workdir / "config.json"))
+    except ConfigError as error:
+        raise ConfigError(f"--workdir {workdir}: config.json: {error}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder"
         ) from error
-    if problems := rules.problems(config):
-        raise ConfigError(f"--workdir {workdir}: config.json: {together(problems)}")
-    return config
 
 
-def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> ConfigDict:
+def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> Config:
     """A run's configuration with other data perhaps, for what is done with the run afterwards.
 
     Args:
@@ -100,7 +97,7 @@ def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> ConfigDict
     Raises:
       ConfigError: more than that is changed, or the network is not allowed.
     """
-    config = settings.override(read_config(workdir), overrides, rules.problems)
+    config = settings.override(read_config(workdir), overrides)
     changed = [
         name
         for name in settings.differences(read_config(workdir), config)

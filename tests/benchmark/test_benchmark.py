@@ -267,7 +267,7 @@ def test_weightings_and_products_are_timed():
 
 def test_the_loop_that_waits_for_data_is_that_of_the_cpu_scale():
     config = settings.load(str(ROOT / "configs" / "default.py") + ":cpu", [])
-    assert {name: config.model[name] for name in cases.CPU} == cases.CPU
+    assert {name: getattr(config.model, name) for name in cases.CPU} == cases.CPU
     assert (config.train.batch_size, config.data.segment_seconds) == (
         cases.FULL.loop_batch,
         cases.FULL.loop_seconds,
@@ -276,7 +276,7 @@ def test_the_loop_that_waits_for_data_is_that_of_the_cpu_scale():
 
 def test_the_paper_network_is_that_of_the_paper_scale():
     config = settings.load(str(ROOT / "configs" / "default.py"), [])
-    assert {name: config.model[name] for name in cases.PAPER} == cases.PAPER
+    assert {name: getattr(config.model, name) for name in cases.PAPER} == cases.PAPER
     assert (config.train.batch_size, config.data.segment_seconds) == (
         cases.FULL.large_batch,
         cases.FULL.seconds,

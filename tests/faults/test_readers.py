@@ -27,7 +27,6 @@ from torch_files import tensor, text, write, write_state_dict
 from trees import RATE, sign_pack, write_esc50, write_libri2mix, write_tree
 
 from jaxsep.config import load as settings
-from jaxsep.config import schema as rules
 from jaxsep.data.fetch import FetchError
 from jaxsep.data.layouts import read_layout
 from jaxsep.data.mixtures.dynamic import draw, load_recipes, make_pool, render, save_recipes
@@ -456,7 +455,7 @@ def run(tmp_path_factory):
     """Folders of two runs that are compared, and of another experiment."""
     place = tmp_path_factory.mktemp("runs")
     slim_run(place / "run")
-    slim_run(place / "other", "weighting.name='uniform'", seed=1)
+    slim_run(place / "other", "weighting.name=uniform", seed=1)
     return place
 
 
@@ -561,12 +560,6 @@ def test_a_run_s_configuration(times, run, tmp_path):
             config = settings.override(read_config(tmp_path), ["--config.evaluation.batch_size=2"])
             settings.differences(read_config(tmp_path), config)
 
-        def judge():
-            try:
-                rules.validate(read_config(tmp_path))
-            except ConfigError as error:
-                raise ConfigError(f"{tmp_path}: {error}") from error
-
         found = outcome(lambda: read_config(tmp_path), (ConfigError,), tmp_path, len(case))
         if found == "refused":
             return found
@@ -574,7 +567,7 @@ def test_a_run_s_configuration(times, run, tmp_path):
             read()
         except ConfigError:
             return "refused"  # by the field, as on the command line
-        return outcome(judge, (ConfigError,), tmp_path, len(case))
+        return "read"
 
     assert (
         hunt(150 * times, st.one_of(json_damaged(json.loads(content)), damaged(content)), check)[
