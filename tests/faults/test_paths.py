@@ -21,9 +21,9 @@ from jaxsep import separate
 from jaxsep.config import load as settings
 from jaxsep.data.audio import audio_info, read_audio
 from jaxsep.data.layouts import read_layout
-from jaxsep.data.mixtures.premixed import open_premixed, prepare_premixed
 from jaxsep.data.packs.corpus import open_packed, prepare
 from jaxsep.data.packs.format import pack_paths
+from jaxsep.data.packs.premixed import open_premixed, prepare_premixed
 from jaxsep.data.unpack import BadArchive, unpack
 from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
 from jaxsep.inference.bundle import load_bundle, save_bundle
