@@ -7,10 +7,10 @@ A recipe is a dict of arrays (B mixtures, N slots):
 | index | [B] int64 | index of the mixture within its epoch |
 | corpus | [B,N] int8 | index into `pool.corpus_names`; -1 inactive |
 | recording | [B,N] int64 | recording within the corpus; -1 inactive |
-| offset | [B,N] int64 | sample of the recording at which the segment starts; negative: so many zeros before |
+| offset | [B,N] int64 | its sample at which the segment starts; negative: so many zeros first |
 | class_ids | [B,N] int32 | index into the table of classes; -1 inactive |
 | active | [B,N] bool | False: this slot holds no sound |
-| snr | [B] float32, dB | power of the first active slot to each other one; 0 where there is no other |
+| snr | [B] float32, dB | power of the first active slot to the others; 0 where there is none |
 
 Recipes of the validation and test sets are saved beside the results, so that anyone can tell which
 mixtures were scored.
@@ -41,7 +41,7 @@ POOL = ("corpus_names", "fingerprints", "split", "num_samples")
 
 
 def uniforms(seed: int, epoch: int, stream: int, indices: np.ndarray, count: int) -> np.ndarray:
-    """Numbers uniform in [0, 1), [B, count]: row b depends on (seed, epoch, stream, indices[b]) only.
+    """Numbers uniform in [0, 1), [B, count]; row b depends on the first three and indices[b] only.
 
     Each row is a stream of its own of the counter-based generator Philox, whose key and counter
     are used as they are: streams never overlap, and starting one costs no hashing of seeds.
