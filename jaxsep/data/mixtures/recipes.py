@@ -85,7 +85,9 @@ def load_recipes(path: str | os.PathLike, pool: AnyPool | None = None) -> Arrays
     shown = display(path)
     try:
         stored = read_arrays(Path(path))
-        recipes: Arrays = {name: stored[name].astype(kind) for name, kind in TYPES.items()}
+        recipes: Arrays = {
+            name: stored[name].astype(kind, casting="safe") for name, kind in TYPES.items()
+        }
         made_for = {name: stored[name].tolist() for name in POOL}
     except Exception as error:  # damaged bytes make zipfile and NumPy raise errors of a dozen kinds
         raise DataError(f"{shown}: holds no recipes that can be read ({error})") from error
