@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import pooch
+from tqdm.utils import CallbackIOWrapper
 
 from jaxsep.console import progress, say
 from jaxsep.data.packs.corpus import prepare
@@ -273,15 +274,12 @@ def _obtain(root: Path, source: Source, retries: int) -> None:
 
 def _fetch(root: Path, source: Source, retries: int) -> None:
     """Bring the archive to DIR/downloads, unless it is there already; RunError where it fails."""
-    part = _part(root, source)
+    part, size, title = _part(root, source), source.archive_bytes, f"fetching {source.name}"
 
     def download(url: str, output: str, _: pooch.Pooch) -> None:
         # Not into `output`, which pooch removes where a transfer is cut, but into a file that the
         # next attempt, or the next run, continues.
-        with (
-            open(part, "ab") as file,
-            progress(total=source.archive_bytes, desc=f"fetching {source.name}", **BYTES) as bar,
-        ):
+        with open(part, "ab") as file:
             headers = {"Accept-Encoding": "identity"}
             if source.md5 and file.tell():
                 headers["Range"] = f"bytes={file.tell()}-"
@@ -289,9 +287,15 @@ def _fetch(root: Path, source: Source, retries: int) -> None:
             def begin(response: Any, **_: Any) -> None:
                 if response.status_code in (200, 416):  # all of it; `part` is of another file
                     file.truncate(0)
+                    bar.reset()
 
-            options = {"headers": headers, "hooks": {"response": begin}, "timeout": TIMEOUT_SECONDS}
-            pooch.HTTPDownloader(bar, BLOCK, **options)(url, file, None)
+            with progress(total=size, initial=file.tell(), desc=title, **BYTES) as bar:
+                options = {"headers": headers, "hooks": {"response": begin}}
+                # Not pooch's own bar, which shows nothing where the server does not tell the size.
+                counted = CallbackIOWrapper(bar.update, file, "write")
+                pooch.HTTPDownloader(False, BLOCK, timeout=TIMEOUT_SECONDS, **options)(
+                    url, counted, None
+                )
         os.replace(part, output)
 
     fetcher = pooch.Pooch(
@@ -355,7 +359,6 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     Not tarfile's own extraction with its data filter: Python 3.11.0 to 3.11.3 do not have it.
     """
     size = archive.stat().st_size
-    # What takes less than a second needs no bar. (pooch would leave a delayed one standing.)
     with progress(total=size, desc=f"unpacking {archive.name}", delay=1.0, **BYTES) as bar:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as file:
