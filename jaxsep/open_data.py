@@ -257,7 +257,7 @@ def _obtain(root: Path, source: Source, retries: int) -> None:
     try:
         with atomic_folder(target) as folder:
             unpack(archive, folder, partial(_place, source), limit=2 * source.unpacked_bytes)
-            count = sum(path.suffix in (".flac", ".wav") for path in folder.rglob("*"))
+            count = sum(path.suffix in (".flac", ".wav") for path in folder.glob("*/*"))
             if count != source.recordings:
                 raise DataError(
                     f"{source.name}: holds {count:,} recordings in {source.inside}; "

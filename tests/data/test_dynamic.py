@@ -7,7 +7,7 @@ import pytest
 from trees import RATE, noise, write, write_tree
 
 from jaxsep.data.mixtures.dynamic import draw, render
-from jaxsep.data.mixtures.recipes import load_recipes, save_recipes
+from jaxsep.data.mixtures.recipes import TYPES, load_recipes, save_recipes
 from jaxsep.data.mixtures.sampler import make_pool
 from jaxsep.data.packs.corpus import class_table, prepare
 from jaxsep.errors import DataError
@@ -73,11 +73,7 @@ def test_a_recipe_depends_on_seed_epoch_and_index_alone(corpora, slots):
     ):
         assert (other["snr"] != whole["snr"])[whole["snr"] != 0].all()
         assert (other["recording"] != whole["recording"]).mean() > 0.5
-    types = {key: value.dtype.name for key, value in whole.items()}
-    assert types == {
-        "index": "int64", "corpus": "int8", "recording": "int64", "offset": "int64", "class_ids": "int32", "active": "bool",
-        "snr": "float32",
-    }  # fmt: skip
+    assert {key: value.dtype for key, value in whole.items()} == TYPES
 
 
 def test_splits_of_one_seed_are_not_the_same_draws(small):
@@ -116,7 +112,7 @@ def test_classes_are_never_twice_in_a_mixture_and_of_the_split(corpora, slots, s
 
 
 def test_draws_are_uniform(corpora):
-    """Counts of classes, recordings within a class, priors and SNR, each within 5 standard deviations of what is due."""
+    """Classes, recordings of a class, priors and SNR: counts within 5 standard deviations."""
     pool = pool_of(corpora, slots=("environment", "environment:0.25,speech:0.75"), max_snr_db=10.0)
     number = 20000
     recipes = draw(pool, 0, 0, np.arange(number))
@@ -274,7 +270,7 @@ def test_no_crop_of_a_clip_that_ends_in_zeros_is_silent(corpora):
     ):
         samples = np.asarray(corpus.audio[corpus.offsets[recording] :][: corpus.lengths[recording]])
         limit = 1e-6 * loudest_tenth(samples)
-        # A frame of the crop's own grid can hold a little less than the frame of the recording's grid that was loud.
+        # A frame of the crop's grid can hold a little less than the loud one of the recording's.
         assert (
             max(loudest_tenth(samples[offset:][:4000]), loudest_tenth(samples[offset:][400:4000]))
             >= 0.25 * limit

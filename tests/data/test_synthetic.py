@@ -41,8 +41,8 @@ def test_it_is_labelled_synthetic_and_covers_every_split(corpora):
     for corpus in corpora.values():
         assert corpus.synthetic
         assert set(corpus.splits) == {0, 1, 2}
-    speakers = [{corpus.classes[k] for k in np.flatnonzero(corpus.splits == split)} for split in range(3)
-                for corpus in [corpora["speech"]]]  # fmt: skip
+    voices = corpora["speech"]
+    speakers = [{*voices.classes[voices.splits == split].tolist()} for split in range(3)]
     assert [len(split) for split in speakers] == [12, 4, 4]
     assert not speakers[0] & speakers[1]
     assert not speakers[0] & speakers[2]
@@ -90,7 +90,7 @@ def test_the_same_generator_gives_the_same_sound_and_another_one_another(demo):
 
 
 def spectrum(samples: np.ndarray) -> np.ndarray:
-    """Features of a recording: level of 24 bands over the whole, and how much each varies in time (dB)."""
+    """Features of a recording: levels of 24 bands, and how much each varies in time."""
     power = (
         np.abs(
             np.fft.rfft(
@@ -107,7 +107,7 @@ def spectrum(samples: np.ndarray) -> np.ndarray:
 
 
 def test_classes_are_told_apart_by_their_spectra(demo):
-    """Nearest class mean of the training recordings finds the class of nearly all test recordings, speech among them."""
+    """The nearest mean of training recordings tells the class of nearly all test recordings."""
     means, right, total = {}, 0, 0
     folders = [*(demo / "environment" / "train").iterdir(), demo / "speech" / "train"]
     for folder in folders:
