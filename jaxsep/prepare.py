@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxsep.data.checks.verify import Check, verify
 from jaxsep.data.layouts import SPLITS
-from jaxsep.data.mixtures.premixed import Premixed, prepare_premixed
 from jaxsep.data.packs.corpus import Corpus, prepare
+from jaxsep.data.packs.premixed import Premixed, prepare_premixed
 from jaxsep.errors import DataError
 from jaxsep.files import default_cache, display
 

@@ -1,12 +1,10 @@
-"""Small archives in the form of LibriSpeech and ESC-50, and a web server with the faults that real ones have."""
+"""Small archives in the form of LibriSpeech and ESC-50, and a web server that can fail."""
 
 import csv
 import hashlib
 import io
 import re
-import socket
 import stat
-import struct
 import tarfile
 import threading
 import zipfile
@@ -15,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import soundfile
 
-from jaxsep.data.open_sets import Source
+from jaxsep.open_data import Source
 
 # archive: place, speakers; the numbers are those of real speakers of these parts.
 SPEECH = {
@@ -32,16 +30,20 @@ CLIPS = (
 )
 
 
-def flac(seed: int, seconds: float = 2.0) -> bytes:
-    """White noise at 16 kHz, which does not compress: about 30 kB a second."""
-    return _sound(
-        np.random.default_rng(seed).uniform(-1, 1, round(seconds * 16_000)), 16_000, "FLAC"
-    )
+def flac(seed: int) -> bytes:
+    """A second of white noise at 16 kHz, which does not compress: about 30 kB."""
+    return _sound(np.random.default_rng(seed).uniform(-1, 1, 16_000), 16_000, "FLAC")
 
 
-def clip(seed: int, samples: int = 220_500, rate: int = 44_100) -> bytes:
-    """A tone of period 10 * (seed + 2) samples, which compresses well."""
-    return _sound(0.5 * np.sin(2 * np.pi * np.arange(samples) / (10 * (seed + 2))), rate, "WAV")
+def clip(seed: int) -> bytes:
+    """Two seconds of a tone of period 10 * (seed + 2) samples, which compress well: 176 kB."""
+    return _sound(0.5 * np.sin(2 * np.pi * np.arange(88_200) / (10 * (seed + 2))), 44_100, "WAV")
+
+
+def _sound(samples: np.ndarray, rate: int, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=kind, subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def speech_members(subset: str, speakers: tuple[int, ...]) -> dict[str, bytes]:
@@ -55,13 +57,13 @@ def speech_members(subset: str, speakers: tuple[int, ...]) -> dict[str, bytes]:
     return members
 
 
-def esc50_members(clips=CLIPS) -> dict[str, bytes]:
+def esc50_members() -> dict[str, bytes]:
     """ESC-50-master/audio/*.wav, meta/esc50.csv and LICENSE."""
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["filename", "fold", "target", "category", "esc10", "src_file", "take"])
     members = {"ESC-50-master/LICENSE": b"CC BY-NC 3.0"}
-    for seed, (fold, target, category, source) in enumerate(clips):
+    for seed, (fold, target, category, source) in enumerate(CLIPS):
         name = f"{fold}-{source}-A-{target}.wav"
         writer.writerow([name, fold, target, category, "True", source, "A"])
         members[f"ESC-50-master/audio/{name}"] = clip(seed)
@@ -103,20 +105,20 @@ def published() -> dict[str, bytes]:
 
 
 def sources(files: dict[str, bytes], url: str) -> list[Source]:
-    """The table of jaxsep.data.open_sets for these files at this address."""
+    """The table of jaxsep.open_data for these files at this address."""
     table = []
     for name, contents in files.items():
         subset = name.removesuffix(".tar.gz")
-        speech = SPEECH.get(subset)
+        place, speakers = SPEECH.get(subset, ("ESC-50", ()))
         table.append(
             Source(
                 name=name,
                 url=f"{url}/{name}",
-                archive_bytes=len(contents) if speech else 1000,
-                md5=hashlib.md5(contents).hexdigest() if speech else None,
-                inside=f"LibriSpeech/{subset}" if speech else "ESC-50-master",
-                place=speech[0] if speech else "ESC-50",
-                recordings=2 * len(speech[1]) if speech else len(CLIPS),
+                archive_bytes=len(contents) if speakers else 1000,
+                md5=hashlib.md5(contents).hexdigest() if speakers else None,
+                inside=f"LibriSpeech/{subset}" if speakers else "ESC-50-master",
+                place=place,
+                recordings=2 * len(speakers) or len(CLIPS),
                 seconds=20,
                 unpacked_bytes=1_000_000,
                 licence="CC BY",
@@ -128,12 +130,11 @@ def sources(files: dict[str, bytes], url: str) -> list[Source]:
 class Server(ThreadingHTTPServer):
     """Serves `files` on 127.0.0.1; a context manager.
 
-    faults[name] is a list of what goes wrong with the next requests for a file, one each (None: nothing):
-    ("cut", n): the connection ends after n bytes. ("reset", n): it is reset. ("hang", n): nothing follows until
-    `release` is set. ("status", code): an error. ("shift", n): a range n bytes further than asked for.
-
-    ranges: False if Range is ignored. chunked: files sent without a length. redirects: name -> name.
-    requests: (name, Range or "") of all.
+    faults[name] is a list of what goes wrong with the next requests for a file, one each:
+    ("cut", n): the connection ends after n bytes. ("hang", n): nothing follows until the end of the
+    test. ("status", code): an error.
+    ranges: False if Range is ignored. chunked: files sent without a length.
+    redirects: name -> name. requests: (name, Range or "") of all.
     """
 
     daemon_threads = True
@@ -148,9 +149,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self):
-        threading.Thread(
-            target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, *_):
@@ -176,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "")
         server.requests.append((name, asked))
         queue = server.faults.get(name)
-        kind, limit = (queue.pop(0) if queue else None) or (None, None)
+        kind, limit = queue.pop(0) if queue else (None, None)
         if name in server.redirects:
             self.send_response(302)
             self.send_header("Location", f"{server.url}/{server.redirects[name]}")
@@ -186,46 +185,27 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "status" or name not in server.files:
             self.send_error(limit or 404)
             return
-        body, start = server.files[name], 0
-        if server.ranges and (found := re.fullmatch(r"bytes=(\d+)-", asked)):
-            start = int(found[1])
-            if start >= len(body):
+        body = server.files[name]
+        if server.ranges and (part := re.fullmatch(r"bytes=(\d+)-", asked)):
+            if int(part[1]) >= len(body):
                 self.send_error(416)
                 return
-            start += limit if kind == "shift" else 0
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Range", f"bytes {part[1]}-{len(body) - 1}/{len(body)}")
+            body = body[int(part[1]) :]
         else:
             self.send_response(200)
-        chunked = name in server.chunked
-        self.send_header(
-            *(
-                ("Transfer-Encoding", "chunked")
-                if chunked
-                else ("Content-Length", str(len(body) - start))
-            )
-        )
+        if name in server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        sent = body[start:] if kind == "shift" else body[start:][:limit]
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) if chunked else sent)
+        sent = body[:limit]
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) if name in server.chunked else sent)
         self.wfile.flush()
-        self._break(kind)
-        if chunked and kind is None:
-            self.wfile.write(b"0\r\n\r\n")
-
-    def _break(self, kind):
         if kind == "hang":
-            self.server.release.wait(60)
-        if kind == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            # Closed here, because the server's own way sends the ordinary end of a connection first.
-            self.rfile.close()
-            self.connection.close()
+            server.release.wait(60)
         if kind is not None:
             self.close_connection = True
-
-
-def _sound(samples: np.ndarray, rate: int, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format=kind, subtype="PCM_16")
-    return buffer.getvalue()
+        elif name in server.chunked:
+            self.wfile.write(b"0\r\n\r\n")

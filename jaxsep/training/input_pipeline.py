@@ -12,15 +12,11 @@ from jaxsep.data import synthetic as demo
 from jaxsep.data.layouts import KNOWN, check_root
 from jaxsep.data.mixtures import batches
 from jaxsep.data.mixtures.dynamic import Arrays, draw, render
-from jaxsep.data.mixtures.premixed import (
-    PremixedPool,
-    make_premixed_pool,
-    premixed_table,
-    prepare_premixed,
-)
+from jaxsep.data.mixtures.premixed import PremixedPool, make_premixed_pool
 from jaxsep.data.mixtures.recipes import load_recipes, save_recipes
 from jaxsep.data.mixtures.sampler import Pool, make_pool
 from jaxsep.data.packs.corpus import ClassTable, Corpus, class_table, prepare
+from jaxsep.data.packs.premixed import premixed_table, prepare_premixed
 from jaxsep.errors import DataError, together
 from jaxsep.training.devices import Devices
 

@@ -9,7 +9,8 @@ import pytest
 from trees import RATE, write_tree
 
 from jaxsep.data.mixtures.batches import batches, eval_batches, steps_per_epoch
-from jaxsep.data.mixtures.dynamic import draw, make_pool, render
+from jaxsep.data.mixtures.dynamic import draw, render
+from jaxsep.data.mixtures.sampler import make_pool
 from jaxsep.data.packs.corpus import class_table, prepare
 from jaxsep.errors import DataError
 
@@ -204,30 +205,3 @@ def test_evaluation_puts_and_fails_like_training():
 
     with pytest.raises(DataError, match="no such mixture"):
         next(eval_batches(load, 3, 2))
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        (
-            {"batch_size": 11},
-            r"train.batch_size: is 11; must be between 1 and train.mixtures_per_epoch \(10\)",
-        ),
-        ({"batch_size": 0}, "train.batch_size: is 0"),
-        ({"prefetch": 0}, "prefetch: is 0; must be at least 1"),
-        ({"workers": 0}, "workers: is 0; must be at least 1"),
-        ({"epoch": -1}, "epoch: is -1; must be at least 0"),
-        ({"step": -1}, "step: is -1; must be at least 0"),
-    ],
-)
-def test_counts_out_of_range_are_told_on_the_call(settings, said):
-    with pytest.raises(DataError, match=said):
-        batches(numbered, **({"batch_size": 2, "mixtures_per_epoch": 10} | settings))
-
-
-@pytest.mark.parametrize(
-    ("total", "batch_size", "said"), [(0, 2, "total: is 0"), (3, 0, "batch_size: is 0")]
-)
-def test_evaluation_counts_out_of_range(total, batch_size, said):
-    with pytest.raises(DataError, match=said):
-        eval_batches(numbered, total, batch_size)

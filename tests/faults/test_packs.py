@@ -17,8 +17,8 @@ from limits import command, small_disk
 from runs import ROOT
 from trees import RATE, noise, write, write_tree, write_wsj0
 
-from jaxsep.data.mixtures.premixed import prepare_premixed
 from jaxsep.data.packs.corpus import open_packed, prepare
+from jaxsep.data.packs.premixed import prepare_premixed
 from jaxsep.errors import DataError
 from jaxsep.prepare import main
 

@@ -16,8 +16,8 @@ from limits import command, limited
 from trees import RATE, noise, write, write_tree, write_wsj0
 
 from jaxsep.data.audio import read_audio
-from jaxsep.data.mixtures.premixed import prepare_premixed
 from jaxsep.data.packs.corpus import prepare
+from jaxsep.data.packs.premixed import prepare_premixed
 from jaxsep.errors import DataError
 from jaxsep.files import display
 from jaxsep.prepare import main

@@ -17,8 +17,8 @@ from jaxsep.data.checks.verify import (
     check_speakers,
     verify,
 )
-from jaxsep.data.mixtures.premixed import prepare_premixed
 from jaxsep.data.packs.corpus import prepare
+from jaxsep.data.packs.premixed import prepare_premixed
 from jaxsep.prepare import main
 
 

@@ -1,11 +1,14 @@
-"""Mixtures drawn on the fly: recipes as pure functions of (seed, epoch, index), then rendered to audio.
+"""Dynamic mixing: `draw` makes the recipes of mixtures, `render` turns recipes into audio.
 
-A recipe takes, slot by slot: a corpus by the slot's prior, a class uniformly (never one that the mixture already has), a
-recording of it uniformly, an offset uniformly. One SNR, uniform in [-max, +max] dB, is the power ratio of the first
-active slot to each other active slot, powers taken over the segment after its mean is removed.
+A recipe is a pure function of (seed, epoch, index): whoever draws it, in whatever order, gets the
+same mixture, so nothing but these three numbers is kept of a training set that has no end.
 
-`draw` and `render` serve premixed sets too (see `premixed`): they look at the type of the pool. `recipes` describes the
-arrays between the two.
+With sources s_n of zero mean and unit power (n = 0 the first active one), an SNR in dB and the
+standard deviation d of the sum, a mixture is
+
+    o = (s_0 + g · (s_1 + s_2 + …)) / d,    g = 10^(-SNR / 20)
+
+`premixed` registers `draw` and `render` for sets whose mixtures lie ready on disk.
 """
 
 from collections.abc import Mapping
@@ -14,69 +17,66 @@ from functools import singledispatch
 import numpy as np
 
 from jaxsep.data.layouts import SPLITS
-from jaxsep.data.mixtures.recipes import Arrays, check_indices, load_recipes, save_recipes, uniforms
-from jaxsep.data.mixtures.sampler import Candidates, Pool, make_pool
-from jaxsep.data.packs.corpus import Corpus, frame_size
+from jaxsep.data.mixtures.recipes import Arrays, uniforms
+from jaxsep.data.mixtures.sampler import (
+    REDRAWS,
+    AnyPool,
+    Pool,
+    pick_class,
+    pick_offset,
+    pick_recording,
+)
 
-__all__ = ["Candidates", "Pool", "draw", "load_recipes", "make_pool", "render", "save_recipes"]
-
-REDRAWS = 8
 # What is left of a constant after its float32 mean is removed is rounding noise, not sound.
 ROUNDING = 1e-10
-# Uniform numbers a slot takes: its turn to be active, corpus, class, recording, then the tries for an offset.
+# Random numbers of a slot: its turn to be active, corpus, class, recording, tries for an offset.
 PER_SLOT = 4 + 1 + REDRAWS
+NO_POOL = "pool is a {}; must come from make_pool or make_premixed_pool"
 
 
 @singledispatch
-def draw(pool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
-    """Draws the recipes of mixtures `indices` [B] of an epoch.
+def draw(pool: AnyPool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
+    """The recipes of mixtures `indices` of an epoch; their arrays are listed in `recipes`.
 
-    A recipe depends on (seed, epoch, index) and the pool's split alone, not on the other indices. A crop that is silent
-    (below -60 dB of its recording's loudest 0.1 s throughout) is drawn again at most 8 times, then its recording's
-    loudest position is taken.
+    A recipe depends on (seed, epoch, index) and the pool alone, not on the other indices.
 
     Args:
-        pool: from `make_pool`, or `premixed.make_premixed_pool`.
-        seed, epoch: integers, at least 0.
-        indices: [B] integers, at least 0.
-
-    Returns:
-        recipes: see `recipes`.
+      pool: from `make_pool` or `make_premixed_pool`.
+      seed, epoch: integers from 0.
+      indices: [B] integers from 0.
     """
-    raise TypeError(
-        f"pool: is a {type(pool).__name__}; must come from make_pool or make_premixed_pool"
-    )
+    raise TypeError(NO_POOL.format(type(pool).__name__))
 
 
 @singledispatch
-def render(pool, recipes: Mapping[str, np.ndarray]) -> Arrays:
-    """Turns recipes into audio.
+def render(pool: AnyPool, recipes: Mapping[str, np.ndarray]) -> Arrays:
+    """The audio of recipes.
 
-    Sources and mixture have zero mean and are divided by the mixture's standard deviation; the mixture is the sum of the
-    sources. A slot without sound is exactly zero: an inactive one, and one whose segment turned out constant, which is
-    then reported inactive. Never NaN.
+    Sources and mixture have zero mean and are divided by the mixture's standard deviation; the
+    mixture is the sum of the sources. A slot without sound is exactly zero: an inactive one, and
+    one whose segment is constant, which is then reported as inactive. Never NaN.
 
     Returns:
-        mixture float32 [B,T], sources float32 [B,N,T], class_ids int32 [B,N] (-1 inactive), active bool [B,N],
-        snr float32 [B] dB, index int64 [B], lengths int32 [B] (samples that are not padding at the end)
+      mixture float32 [B,T], sources float32 [B,N,T], class_ids int32 [B,N] (-1 inactive),
+      active bool [B,N], snr float32 [B] dB, index int64 [B], lengths int32 [B] (samples that are
+      no padding at the end).
     """
-    raise TypeError(
-        f"pool: is a {type(pool).__name__}; must come from make_pool or make_premixed_pool"
-    )
+    raise TypeError(NO_POOL.format(type(pool).__name__))
 
 
 @draw.register
 def _draw(pool: Pool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
-    indices = check_indices(seed, epoch, indices)
+    indices = np.asarray(indices, np.int64)
     batch, slots = indices.size, pool.num_sources
-    uniform = uniforms(seed, epoch, SPLITS.index(pool.split), indices, 2 + slots * PER_SLOT)
+    stream = SPLITS.index(pool.split)
+    uniform = uniforms(seed, epoch, stream, indices, 2 + slots * PER_SLOT)
     snr = ((2 * uniform[:, 0] - 1) * pool.max_snr_db).astype(np.float32)
     count = 1 + np.searchsorted(pool.count_cdf[:-1], uniform[:, 1], side="right")
-    per_slot = uniform[:, 2:].reshape(batch, slots, -1)
-    # The `count` slots with the smallest of N uniform numbers: every subset of that size is equally likely.
+    per_slot = uniform[:, 2:].reshape(batch, slots, PER_SLOT)
+    # Active are the slots with the `count` smallest numbers: any subset is equally likely.
     active = per_slot[:, :, 0].argsort(axis=1).argsort(axis=1) < count[:, None]
     corpus = np.full((batch, slots), -1, np.int8)
-    local = np.full((batch, slots), -1)
+    classes = np.full((batch, slots), -1)  # within the candidates of the corpus
     recording = np.full((batch, slots), -1)
     offset = np.zeros((batch, slots), np.int64)
     class_ids = np.full((batch, slots), -1, np.int32)
@@ -86,19 +86,15 @@ def _draw(pool: Pool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
             rows = np.flatnonzero(active[:, slot] & (chosen == number))
             if not rows.size:
                 continue
-            taken = np.where(
-                corpus[rows, :slot] == number, local[rows, :slot], candidates.class_ids.size
+            u, total = per_slot[rows, slot], candidates.class_ids.size
+            taken = np.where(corpus[rows, :slot] == number, classes[rows, :slot], total)
+            members = pick_class(u[:, 2], taken, total)
+            clips = pick_recording(u[:, 3], candidates, members)
+            corpus[rows, slot], classes[rows, slot] = number, members
+            class_ids[rows, slot], recording[rows, slot] = candidates.class_ids[members], clips
+            offset[rows, slot] = pick_offset(
+                u[:, 4:], pool.corpora[number], candidates.loud_before, clips, pool.num_samples
             )
-            classes = _unused(per_slot[rows, slot, 2], taken, candidates.class_ids.size)
-            first, last = candidates.starts[classes], candidates.starts[classes + 1]
-            recordings = candidates.recordings[first + _pick(per_slot[rows, slot, 3], last - first)]
-            corpus[rows, slot], local[rows, slot], recording[rows, slot] = (
-                number,
-                classes,
-                recordings,
-            )
-            class_ids[rows, slot] = candidates.class_ids[classes]
-            offset[rows, slot] = _offsets(pool, number, recordings, per_slot[rows, slot, 4:])
     return {
         "index": indices,
         "corpus": corpus,
@@ -116,12 +112,10 @@ def _render(pool: Pool, recipes: Mapping[str, np.ndarray]) -> Arrays:
     sources = np.empty((batch, slots, samples), np.float32)
     mixture = np.empty((batch, samples), np.float32)
     active = np.array(recipes["active"], bool)
-    # Level of each slot: 0 dB for the first active one, -snr for the others.
     first = active & (active.cumsum(axis=1) == 1)
     levels = np.where(first, 1.0, 10.0 ** (-recipes["snr"].astype(np.float64)[:, None] / 20.0))
-    signals = [
-        np.asarray(corpus.audio) for corpus in pool.corpora
-    ]  # slicing a memmap object itself costs more
+    # Slicing an object of class memmap costs more than slicing an array.
+    signals = [np.asarray(corpus.audio) for corpus in pool.corpora]
     for b in range(batch):
         block = sources[b]
         for n in range(slots):
@@ -151,7 +145,7 @@ def _render(pool: Pool, recipes: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def copy_segment(signal: np.ndarray, offset: int, out: np.ndarray) -> None:
-    """Fills `out` [T] with `signal` from `offset` on; zeros before sample 0 and after the last."""
+    """Fill `out` [T] with `signal` from `offset` on; zeros before its start and after its end."""
     start, stop = max(offset, 0), min(offset + out.size, signal.size)
     if stop - start == out.size:
         out[:] = signal[start:stop]
@@ -162,9 +156,9 @@ def copy_segment(signal: np.ndarray, offset: int, out: np.ndarray) -> None:
 
 
 def remove_mean(block: np.ndarray) -> np.ndarray:
-    """Removes the mean of each row of `block` [N,T] in place; returns the mean power left, float64 [N].
+    """Remove the mean of each row of `block` [N,T] in place; returns the power left, float64 [N].
 
-    A constant row becomes exactly zero with power 0.
+    A constant row becomes exactly zero, with power 0.
     """
     means = block.mean(axis=1, keepdims=True)
     block -= means
@@ -176,68 +170,6 @@ def remove_mean(block: np.ndarray) -> np.ndarray:
 
 def power_ratio(power: np.ndarray) -> float:
     """Power of source 0 to source 1, dB; 0 where there is no such ratio."""
-    return (
-        float(10 * np.log10(power[0] / power[1])) if power.size > 1 and power[:2].min() > 0 else 0.0
-    )
-
-
-def _pick(uniform: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Integers uniform in [0, count), from numbers uniform in [0, 1)."""
-    # The minimum, because u * count may round up to count.
-    return np.minimum((uniform * count).astype(np.int64), count - 1)
-
-
-def _unused(uniform: np.ndarray, taken: np.ndarray, count: int) -> np.ndarray:
-    """For each row, one of the classes 0...count-1, uniform over those not in `taken` [M,n] (`count` stands for none)."""
-    taken = np.sort(taken, axis=1)
-    chosen = _pick(uniform, count - (taken < count).sum(axis=1))
-    for column in taken.T:
-        chosen += chosen >= column
-    return chosen
-
-
-def _offsets(pool: Pool, number: int, recordings: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """The first of the tries `uniform` [M, 1 + REDRAWS] that is not silent, else the loudest position: int64 [M]."""
-    corpus, loud_before = pool.corpora[number], pool.candidates[number].loud_before
-    spare = corpus.lengths[recordings] - pool.num_samples
-    tries = _pick(uniform, np.abs(spare)[:, None] + 1)
-    first, last = _whole_frames(
-        corpus, recordings[:, None], np.minimum(tries, spare[:, None]), pool.num_samples
-    )
-    # A shorter clip is in the segment as a whole, its loudest 0.1 s with it.
-    heard = (loud_before[last] > loud_before[first]) | (spare < 0)[:, None]
-    offsets = np.where(
-        spare < 0,
-        -tries[:, 0],
-        np.take_along_axis(tries, heard.argmax(axis=1)[:, None], axis=1)[:, 0],
-    )
-    for row in np.flatnonzero(~heard.any(axis=1)):
-        offsets[row] = _loudest_position(corpus, int(recordings[row]), pool.num_samples)
-    return offsets
-
-
-def _whole_frames(
-    corpus: Corpus, recordings: np.ndarray, offsets: np.ndarray, num_samples: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """First and last + 1 of the 0.1 s frames that lie in the segment (that touch it, where it is too short for one)."""
-    size = frame_size(corpus.sample_rate)
-    end = offsets + num_samples
-    first = -(-offsets // size)
-    last = np.where(end >= corpus.lengths[recordings], -(-end // size), end // size)
-    short = last <= first
-    base, top = corpus.energy_offsets[recordings], corpus.energy_offsets[recordings + 1]
-    first = np.clip(base + np.where(short, offsets // size, first), base, top)
-    return first, np.clip(base + np.where(short, -(-end // size), last), base, top)
-
-
-def _loudest_position(corpus: Corpus, recording: int, num_samples: int) -> int:
-    """Offset, on the grid of 0.1 s, of the segment with the most energy."""
-    size, length = frame_size(corpus.sample_rate), int(corpus.lengths[recording])
-    energies = corpus.energies[
-        corpus.energy_offsets[recording] : corpus.energy_offsets[recording + 1]
-    ]
-    edges = np.minimum(np.arange(energies.size + 1) * size, length)
-    before = np.append(0.0, np.cumsum(energies, dtype=np.float64))
-    starts = np.minimum(edges[:-1], length - num_samples)
-    gains = np.interp(starts + num_samples, edges, before) - np.interp(starts, edges, before)
-    return int(starts[gains.argmax()])
+    if power.size < 2 or power[:2].min() <= 0:
+        return 0.0
+    return float(10 * np.log10(power[0] / power[1]))

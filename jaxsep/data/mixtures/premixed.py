@@ -1,7 +1,7 @@
-"""Premixed sets as they are (WSJ0-2mix, WHAM!, Libri2Mix, ...): pools for the same `mixing.draw` and `mixing.render`.
+"""Mixtures of premixed sets (WSJ0-2mix, WHAM!, Libri2Mix, …), as they lie on disk.
 
-A premixed set is prepared by `prepare_premixed`; recipes and rendered batches have the form they have for mixtures drawn on
-the fly, so that training and evaluation need not know which they are given.
+Recipes and rendered batches have the form that they have in `dynamic`, so that training and
+evaluation do not ask which kind of pool they were given.
 """
 
 from collections.abc import Mapping
@@ -11,114 +11,77 @@ import numpy as np
 
 from jaxsep.data.layouts import SPLITS
 from jaxsep.data.mixtures.dynamic import copy_segment, draw, power_ratio, remove_mean, render
-from jaxsep.data.mixtures.recipes import Arrays, check_indices, uniforms
-from jaxsep.data.mixtures.sampler import segment_samples
-from jaxsep.data.packs.corpus import ClassTable
-from jaxsep.data.packs.premixed import Premixed, open_premixed, premixed_table, prepare_premixed
+from jaxsep.data.mixtures.recipes import Arrays, uniforms
+from jaxsep.data.mixtures.sampler import AnyPool, pick, segment_samples
+from jaxsep.data.packs.premixed import Premixed, premixed_table
 from jaxsep.data.premixed_layout import FIELD, SPLIT_FOLDERS
 from jaxsep.errors import DataError
 
-__all__ = [
-    "Premixed",
-    "PremixedPool",
-    "make_premixed_pool",
-    "open_premixed",
-    "premixed_table",
-    "prepare_premixed",
-]
 
-
-@dataclass(frozen=True, eq=False)
-class PremixedPool:
-    """The mixtures of one split; the attributes it shares with `mixing.Pool` mean the same.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PremixedPool(AnyPool):
+    """The mixtures of one split of a premixed set; made by `make_premixed_pool`.
 
     Attributes:
-        source: the set.
-        mixtures: int64 [num_mixtures], its mixtures in this split, in the order of their paths.
-        whole: True: mixture `index` at its full length, padded with zeros at the end. False: random crops.
-        num_mixtures: how many there are; with `whole`, indices must stay below.
+      source: the set.
+      mixtures: int64 [num_mixtures], its mixtures in this split, in the order of their paths.
+      whole: True: index i is mixture i at its full length. False: random crops in random order.
     """
 
     source: Premixed
-    table: ClassTable
-    split: str
-    num_samples: int
-    num_sources: int
-    sample_rate: int
     mixtures: np.ndarray
     whole: bool
-    num_mixtures: int
-    corpus_names: tuple[str, ...]
-    fingerprints: tuple[str, ...]
-
-    @property
-    def recordings(self) -> tuple[int, ...]:
-        return (self.source.lengths.size,)
 
 
 def make_premixed_pool(
     premixed: Premixed, *, split: str, segment_seconds: float | None
 ) -> PremixedPool:
-    """A pool for `mixing.draw` and `mixing.render`.
+    """The pool of one split of a premixed set, for `dynamic.draw` and `dynamic.render`.
 
-    With `segment_seconds`, for training: each epoch goes through the mixtures in a random order (again from the start, in
-    another order, past the last), at a random offset that all roles share; shorter ones are padded with zeros at the end.
-    With None, for validation and test: index i is mixture i at its full length, padded at the end to the longest of the split;
-    `lengths` says how long each is. Mean, level and SNR are those of the true length.
+    With `segment_seconds`, for training: each epoch goes through the mixtures in a random order
+    (past the last, in another one), at a random offset that all roles share. Shorter mixtures are
+    padded with zeros at the end.
+    With None, for validation and test: index i is mixture i, padded at the end to the longest of
+    the split; `lengths` says how long each is. Mean, level and SNR are those of the true length.
 
     Raises:
-        DataError: no mixtures in this split; segment_seconds <= 0.
+      DataError: there are no mixtures in this split.
     """
-    if split not in SPLITS:
-        raise DataError(f"split: is {split!r}; must be one of {', '.join(SPLITS)}")
     mixtures = np.flatnonzero(premixed.splits == SPLITS.index(split))
     if not mixtures.size:
         raise DataError(
-            f"{FIELD}: has no {split} mixtures; needed: one of the folders {', '.join(SPLIT_FOLDERS[split])}"
+            f"{FIELD}: has no {split} mixtures; "
+            f"needed: one of the folders {', '.join(SPLIT_FOLDERS[split])}"
         )
-    whole = segment_seconds is None
-    longest = int(premixed.lengths[mixtures].max())
+    if segment_seconds is None:
+        num_samples = int(premixed.lengths[mixtures].max())
+    else:
+        num_samples = segment_samples(segment_seconds, premixed.sample_rate)
     return PremixedPool(
-        source=premixed,
         table=premixed_table(premixed),
         split=split,
-        num_samples=longest
-        if segment_seconds is None
-        else segment_samples(segment_seconds, premixed.sample_rate),
+        num_samples=num_samples,
         num_sources=len(premixed.roles) - 1,
         sample_rate=premixed.sample_rate,
-        mixtures=mixtures,
-        whole=whole,
-        num_mixtures=mixtures.size,
         corpus_names=(premixed.name,),
         fingerprints=(premixed.fingerprint,),
+        num_mixtures=mixtures.size,
+        source=premixed,
+        mixtures=mixtures,
+        whole=segment_seconds is None,
     )
 
 
 @draw.register
 def _draw(pool: PremixedPool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
-    indices = check_indices(seed, epoch, indices)
+    indices = np.asarray(indices, np.int64)
     if pool.whole:
-        if indices.size and indices.max() >= pool.num_mixtures:
-            raise DataError(
-                f"indices: reach {indices.max()}; the {pool.split} split has {pool.num_mixtures} mixtures"
-            )
         chosen, offset = pool.mixtures[indices], np.zeros(indices.size, np.int64)
     else:
         stream = SPLITS.index(pool.split)
-        chosen = np.empty(indices.size, np.int64)
-        laps = indices // pool.num_mixtures
-        for lap in np.unique(laps).tolist():
-            bits = np.random.Philox(
-                key=np.array([seed, epoch], np.uint64),
-                counter=np.array([0, lap, stream, 1], np.uint64),
-            )
-            order = np.random.Generator(bits).permutation(pool.mixtures)
-            chosen[laps == lap] = order[indices[laps == lap] % pool.num_mixtures]
+        chosen = _shuffled(pool.mixtures, seed, epoch, stream, indices)
         spare = np.maximum(pool.source.lengths[chosen] - pool.num_samples, 0)
-        offset = np.minimum(
-            (uniforms(seed, epoch, stream, indices, 1)[:, 0] * (spare + 1)).astype(np.int64), spare
-        )
+        offset = pick(uniforms(seed, epoch, stream, indices, 1)[:, 0], spare + 1)
     shape = (indices.size, pool.num_sources)
     return {
         "index": indices,
@@ -131,12 +94,27 @@ def _draw(pool: PremixedPool, seed: int, epoch: int, indices: np.ndarray) -> Arr
     }
 
 
+def _shuffled(
+    mixtures: np.ndarray, seed: int, epoch: int, stream: int, indices: np.ndarray
+) -> np.ndarray:
+    """What stands at `indices` of the mixtures in random order, lap after lap."""
+    laps, places = np.divmod(indices, mixtures.size)
+    chosen = np.empty(indices.size, np.int64)
+    for lap in np.unique(laps).tolist():
+        # Streams of their own: `uniforms` leaves the highest word of the counter at 0.
+        counter = np.array([0, lap, stream, 1], np.uint64)
+        bits = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter)
+        order = np.random.Generator(bits).permutation(mixtures)
+        chosen[laps == lap] = order[places[laps == lap]]
+    return chosen
+
+
 @render.register
 def _render(pool: PremixedPool, recipes: Mapping[str, np.ndarray]) -> Arrays:
     premixed, samples = pool.source, pool.num_samples
     batch, count = recipes["index"].size, len(premixed.roles)
     audio = np.asarray(premixed.audio)
-    signals = np.empty((batch, count, samples), np.float32)
+    signals = np.empty((batch, count, samples), np.float32)  # the mixture, then the sources
     active = np.empty((batch, pool.num_sources), bool)
     snr = np.empty(batch, np.float32)
     lengths = np.empty(batch, np.int32)

@@ -1,77 +1,50 @@
-"""Recipes of mixtures: arrays that say what to render, drawn from (seed, epoch, index), kept in files.
+"""Recipes: arrays that say what each mixture is made of, before any audio is read.
 
 A recipe is a dict of arrays (B mixtures, N slots):
 
 | key | shape, type | meaning |
 | --- | --- | --- |
 | index | [B] int64 | index of the mixture within its epoch |
-| corpus | [B,N] int8 | index into `pool.corpus_names` (sorted); -1 inactive |
+| corpus | [B,N] int8 | index into `pool.corpus_names`; -1 inactive |
 | recording | [B,N] int64 | recording within the corpus; -1 inactive |
-| offset | [B,N] int64 | its sample at which the segment starts; negative: a shorter clip starts that much later |
-| class_ids | [B,N] int32 | index into the ClassTable; -1 inactive |
+| offset | [B,N] int64 | its sample at which the segment starts; negative: so many zeros first |
+| class_ids | [B,N] int32 | index into the table of classes; -1 inactive |
 | active | [B,N] bool | False: this slot holds no sound |
-| snr | [B] float32, dB | power of the first active slot to the others; 0 where fewer than two are active |
+| snr | [B] float32, dB | power of the first active slot to the others; 0 where there is none |
+
+Recipes of the validation and test sets are saved beside the results, so that anyone can tell which
+mixtures were scored.
 """
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from jaxsep.data.packs.schema import typed
+from jaxsep.data.mixtures.sampler import AnyPool
 from jaxsep.errors import DataError
 from jaxsep.files import atomic_file, display, read_arrays
 
 Arrays = dict[str, np.ndarray]
-MAX_SNR_DB = 700.0  # beyond, float32 does not hold both of two sources
-RECIPE_TYPES = {
-    "index": np.int64,
+PER_MIXTURE = {"index": np.int64, "snr": np.float32}
+PER_SLOT = {
     "corpus": np.int8,
     "recording": np.int64,
     "offset": np.int64,
     "class_ids": np.int32,
     "active": np.bool_,
-    "snr": np.float32,
 }
-
-
-class AnyPool(Protocol):
-    """What recipes need to know of a pool."""
-
-    @property
-    def corpus_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def fingerprints(self) -> tuple[str, ...]: ...
-
-    @property
-    def recordings(self) -> tuple[int, ...]: ...
-
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def num_samples(self) -> int: ...
-
-
-def check_indices(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
-    """The indices as int64 [B]; DataError where seed, epoch or an index is no integer >= 0."""
-    indices = np.asarray(indices)
-    for name, value in (("seed", seed), ("epoch", epoch)):
-        if not isinstance(value, (int, np.integer)) or not 0 <= value < 2**64:
-            raise DataError(f"{name}: is {value!r}; must be an integer, at least 0 and below 2**64")
-    if indices.ndim != 1 or indices.dtype.kind not in "iu" or (indices.size and indices.min() < 0):
-        raise DataError(f"indices: are {indices!r}; must be a list of integers, each at least 0")
-    return indices.astype(np.int64)
+TYPES = PER_MIXTURE | PER_SLOT
+# What a file says of the pool, besides the recipes: with another pool they mean other mixtures.
+POOL = ("corpus_names", "fingerprints", "split", "num_samples")
 
 
 def uniforms(seed: int, epoch: int, stream: int, indices: np.ndarray, count: int) -> np.ndarray:
-    """[B, count] numbers uniform in [0, 1): row b is a function of (seed, epoch, stream, indices[b]) alone.
+    """Numbers uniform in [0, 1), [B, count]; row b depends on the first three and indices[b] only.
 
-    Each row has its own Generator. Philox takes key and counter as they are: equal numbers never come twice, and unlike
-    a SeedSequence there is nothing to compute for each of 20,000 mixtures an epoch.
+    Each row is a stream of its own of the counter-based generator Philox, whose key and counter
+    are used as they are: streams never overlap, and starting one costs no hashing of seeds.
     """
     key = np.array([seed, epoch], np.uint64)
     out = np.empty((indices.size, count))
@@ -83,25 +56,16 @@ def uniforms(seed: int, epoch: int, stream: int, indices: np.ndarray, count: int
 
 
 def save_recipes(path: str | os.PathLike, recipes: Mapping[str, np.ndarray], pool: AnyPool) -> None:
-    """Writes recipes, with the names and fingerprints of the pool's corpora, to an .npz file; all or nothing.
+    """Write recipes, and which pool they are for, to an .npz file: completely or not at all.
 
     Raises:
-        DataError: the file cannot be written; names it.
+      DataError: the file cannot be written.
     """
-    about = {
-        "corpus_names": np.array(pool.corpus_names),
-        "fingerprints": np.array(pool.fingerprints),
-        "split": np.array(pool.split),
-        "num_samples": np.array(pool.num_samples),
-    }
+    about = {name: np.array(getattr(pool, name)) for name in POOL}
     try:
         with atomic_file(path) as stream:
-            np.savez_compressed(
-                stream,
-                allow_pickle=False,
-                **{name: recipes[name] for name in RECIPE_TYPES},
-                **about,
-            )
+            arrays = {name: recipes[name] for name in TYPES} | about
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
     except OSError as error:
         raise DataError(
             f"{display(path)}: cannot be written ({error.strerror or error})"
@@ -109,60 +73,31 @@ def save_recipes(path: str | os.PathLike, recipes: Mapping[str, np.ndarray], poo
 
 
 def load_recipes(path: str | os.PathLike, pool: AnyPool | None = None) -> Arrays:
-    """Reads recipes back.
+    """Read recipes that `save_recipes` wrote.
 
     Args:
-        path: written by `save_recipes`.
-        pool: if given, the pool they shall be rendered with.
+      pool: if given, the pool that they are to be rendered with.
 
     Raises:
-        DataError: unreadable, damaged, or made with other corpora (by fingerprint), another split or segment length than
-            the pool's; names the file.
+      DataError: the file cannot be read; or it was made for other recordings, another split or
+        another length than the pool has.
     """
     shown = display(path)
     try:
         stored = read_arrays(Path(path))
-        recipes: Arrays = typed(stored, RECIPE_TYPES)
-        made_with = (
-            tuple(stored["corpus_names"].tolist()),
-            tuple(stored["fingerprints"].tolist()),
-            str(stored["split"]),
-            int(stored["num_samples"]),
-        )
+        recipes: Arrays = {
+            name: stored[name].astype(kind, casting="safe") for name, kind in TYPES.items()
+        }
+        made_for = {name: stored[name].tolist() for name in POOL}
     except Exception as error:  # damaged bytes make zipfile and NumPy raise errors of a dozen kinds
         raise DataError(f"{shown}: holds no recipes that can be read ({error})") from error
-    batch, slots = recipes["index"].size, recipes["active"].shape[-1:]
+    per_mixture, per_slot = recipes["index"].shape, recipes["active"].shape
     for name, array in recipes.items():
-        if array.shape != ((batch,) if name in ("index", "snr") else (batch, *slots)):
-            raise DataError(
-                f"{shown}: {name} has the shape {array.shape}, which does not fit {batch} mixtures"
-            )
-    if pool is not None:
-        wanted = (tuple(pool.corpus_names), tuple(pool.fingerprints), pool.split, pool.num_samples)
-        for what, found, right in zip(
-            ("corpora", "fingerprints", "split", "length"), made_with, wanted, strict=True
-        ):
-            if found != right:
-                raise DataError(f"{shown}: {what} of the recipes are {found}; the pool has {right}")
-    _check(recipes, pool, shown)
+        wanted = per_mixture if name in PER_MIXTURE else per_slot
+        if array.shape != wanted or per_slot[:-1] != per_mixture:
+            raise DataError(f"{shown}: {name} has the shape {array.shape}; must be {wanted}")
+    for name, value in made_for.items() if pool else ():
+        right = np.array(getattr(pool, name)).tolist()
+        if value != right:
+            raise DataError(f"{shown}: {name} of the recipes is {value}; the pool has {right}")
     return recipes
-
-
-def _check(recipes: Arrays, pool: AnyPool | None, shown: str) -> None:
-    """DataError unless every active slot names a recording that the pool has, every other -1 and nothing."""
-    active, corpus, recording = recipes["active"], recipes["corpus"], recipes["recording"]
-    least = np.where(active, 0, -1)
-    sound = recipes["index"].min(initial=0) >= 0 and bool(
-        (np.abs(recipes["snr"]) <= MAX_SNR_DB).all()
-    )
-    for name in ("corpus", "recording", "class_ids"):
-        sound = sound and bool(((recipes[name] >= least) & (active | (recipes[name] == -1))).all())
-    if sound and pool is not None:
-        counts = np.array([*pool.recordings, 0])  # of no corpus, -1, there are none
-        sound = bool((corpus < len(pool.recordings)).all()) and bool(
-            (recording < counts[corpus]).all()
-        )
-    if not sound:
-        raise DataError(
-            f"{shown}: names recordings that there are not, or an SNR beyond ±{MAX_SNR_DB:g} dB"
-        )

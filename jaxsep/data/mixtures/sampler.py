@@ -1,4 +1,10 @@
-"""What a mixture may be drawn from: the settings of one split, checked against the corpora, as plain arrays."""
+"""What mixtures are drawn from (a pool), and the random choices that fill one slot of them.
+
+The choices, in their order: a corpus by the slot's prior; a class, uniformly among those that the
+mixture does not have yet; a recording of this class, uniformly; an offset in it, uniformly, drawn
+again where the crop would be silent. Each turns numbers u, uniform in [0, 1), into integers
+floor(u · count), for M mixtures at once.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,22 +12,49 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxsep.data.layouts import SPLITS
-from jaxsep.data.mixtures.recipes import MAX_SNR_DB
-from jaxsep.data.packs.corpus import ClassTable, Corpus
+from jaxsep.data.packs.corpus import ClassTable, Corpus, frame_size
 from jaxsep.errors import DataError
 
 SHORT_CLIPS = ("pad", "skip")
 CORPORA = ("speech", "environment")  # those that a slot may name
 # A crop is silent when it stays this far below its recording's loudest 0.1 s (-60 dB).
 SILENCE = 1e-6
+# How often a silent crop is drawn again before the recording's loudest position is taken.
+REDRAWS = 8
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AnyPool:
+    """What all pools have: the drawn ones (`Pool`) and those of premixed sets.
+
+    Attributes:
+      table: the classes.
+      split: 'train', 'val' or 'test'.
+      num_samples: T, length of a mixture.
+      num_sources: N, slots of a mixture.
+      sample_rate: Hz.
+      corpus_names: sorted.
+      fingerprints: one for each corpus.
+      num_mixtures: how many there are; None where mixtures are drawn without end.
+    """
+
+    table: ClassTable
+    split: str
+    num_samples: int
+    num_sources: int
+    sample_rate: int
+    corpus_names: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+    num_mixtures: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The recordings of one corpus that a pool draws from, grouped by class.
 
-    Class k (of K with any) has the recordings `recordings[starts[k] : starts[k + 1]]` and the id `class_ids[k]`.
-    `loud_before[f]` counts the frames before f, over the whole corpus, that are not silent within their recording.
+    Class k (of K that have any) has the recordings `recordings[starts[k] : starts[k + 1]]` and the
+    id `class_ids[k]`. `loud_before[f]` counts the frames of 0.1 s before frame f, over the whole
+    corpus, that are not silent within their recording.
     """
 
     class_ids: np.ndarray
@@ -30,45 +63,22 @@ class Candidates:
     loud_before: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Everything needed to draw and render the mixtures of one split; made by `make_pool`, plain data.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pool(AnyPool):
+    """All that is needed to draw and render the mixtures of one split; made by `make_pool`.
 
     Attributes:
-        corpora, corpus_names, candidates: one per corpus, in the order of the sorted names.
-        table: the classes.
-        split: 'train', 'val' or 'test'.
-        num_samples: T, length of a segment.
-        num_sources: N, slots.
-        sample_rate: Hz.
-        max_snr_db: dB, at least 0.
-        priors: [N, corpora] cumulative probabilities of each slot's corpus.
-        count_cdf: [N] cumulative probabilities of 1...N active slots.
-        num_mixtures: None: there is no end to what can be drawn (a premixed set has a number here).
+      corpora, candidates: one for each of `corpus_names`.
+      max_snr_db: dB.
+      priors: [N, corpora] cumulative probabilities of each slot's corpus.
+      count_cdf: [N] cumulative probabilities of 1...N active slots.
     """
 
     corpora: tuple[Corpus, ...]
-    corpus_names: tuple[str, ...]
     candidates: tuple[Candidates, ...]
-    table: ClassTable
-    split: str
-    num_samples: int
-    num_sources: int
-    sample_rate: int
     max_snr_db: float
     priors: np.ndarray
     count_cdf: np.ndarray
-    num_mixtures: None = None
-
-    @property
-    def fingerprints(self) -> tuple[str, ...]:
-        """Of the corpora, in the order of `corpus_names`."""
-        return tuple(corpus.fingerprint for corpus in self.corpora)
-
-    @property
-    def recordings(self) -> tuple[int, ...]:
-        """How many each corpus has, in the order of `corpus_names`."""
-        return tuple(corpus.lengths.size for corpus in self.corpora)
 
 
 def make_pool(
@@ -82,55 +92,57 @@ def make_pool(
     active_counts: Sequence[float] = (),
     short_clips: str = "pad",
 ) -> Pool:
-    """Checks the settings against the corpora and gathers what `draw` and `render` need.
+    """The pool of one split of some corpora, for `dynamic.draw` and `dynamic.render`.
 
     Args:
-        corpora: name -> corpus; all at one sample rate.
-        table: `class_table` of these corpora.
-        split: 'train', 'val' or 'test'.
-        slots: one entry per source: a corpus name, or a prior like 'speech:0.5,environment:0.5'.
-        segment_seconds: length of a mixture, > 0.
-        max_snr_db: the SNR is uniform in [-max_snr_db, max_snr_db], dB.
-        active_counts: probabilities of 1...N active slots (a uniformly random subset); () for always all N.
-        short_clips: 'pad': a clip shorter than the segment gets zeros around it, at a random position; 'skip': left out.
+      corpora: name -> corpus.
+      table: `class_table` of these corpora.
+      split: 'train', 'val' or 'test'.
+      slots: one entry for each source: a corpus, or a prior like 'speech:0.5,environment:0.5'.
+      segment_seconds: length of a mixture.
+      max_snr_db: SNRs are uniform in [-max_snr_db, max_snr_db], dB.
+      active_counts: probabilities of 1...N active slots (any subset of that size is equally
+        likely); () for always all N.
+      short_clips: what becomes of clips shorter than a mixture. 'pad': zeros around them, at a
+        random position; 'skip': they are left out.
 
     Raises:
-        DataError: names the field (data.slots, data.segment_seconds, ...), its value and what would be right.
+      DataError: the corpora cannot give such mixtures.
     """
     names = tuple(sorted(corpora))
     ordered = tuple(corpora[name] for name in names)
     rates = sorted({corpus.sample_rate for corpus in ordered})
-    if len(rates) != 1:
-        raise DataError(
-            f"data.sample_rate: the corpora are at {rates} Hz; they must be at one rate"
-        )
-    if split not in SPLITS:
-        raise DataError(f"split: is {split!r}; must be one of {', '.join(SPLITS)}")
-    if short_clips not in SHORT_CLIPS:
-        raise DataError(
-            f"data.short_clips: is {short_clips!r}; must be one of {', '.join(SHORT_CLIPS)}"
-        )
-    if not 0 <= max_snr_db <= MAX_SNR_DB:
-        raise DataError(
-            f"data.max_snr_db: is {max_snr_db!r}; must be a number of dB, at least 0, at most {MAX_SNR_DB:g}"
-        )
+    if len(rates) > 1:
+        raise DataError(f"data.sample_rate: the corpora are at {rates} Hz; must be at one rate")
     num_samples = segment_samples(segment_seconds, rates[0])
-    priors = slot_priors(slots, names)
-    counts = count_probabilities(active_counts, len(slots))
+    priors, counts = slot_priors(slots, names), count_probabilities(active_counts, len(slots))
     shortest = num_samples if short_clips == "skip" else 1
     candidates = tuple(
         _candidates(corpus, table, SPLITS.index(split), shortest) for corpus in ordered
     )
-    _check_classes(names, candidates, priors, counts, split, short_clips)
+    most_active = int(np.flatnonzero(counts)[-1]) + 1
+    for name, of_corpus, probabilities in zip(names, candidates, priors.T, strict=True):
+        needed = min(most_active, int((probabilities > 0).sum()))
+        if needed and not of_corpus.recordings.size and short_clips == "skip":
+            raise DataError(
+                f"data.short_clips: 'skip' leaves no {split} recordings of {name}; "
+                "use 'pad' or a shorter data.segment_seconds"
+            )
+        if of_corpus.class_ids.size < needed:
+            raise DataError(
+                f"data.slots: up to {needed} different classes of {name} are needed in a mixture; "
+                f"the {split} split has {of_corpus.class_ids.size}"
+            )
     return Pool(
-        corpora=ordered,
-        corpus_names=names,
-        candidates=candidates,
         table=table,
         split=split,
         num_samples=num_samples,
         num_sources=len(slots),
         sample_rate=rates[0],
+        corpus_names=names,
+        fingerprints=tuple(corpus.fingerprint for corpus in ordered),
+        corpora=ordered,
+        candidates=candidates,
         max_snr_db=float(max_snr_db),
         priors=np.cumsum(priors, axis=1),
         count_cdf=np.cumsum(counts),
@@ -138,20 +150,20 @@ def make_pool(
 
 
 def segment_samples(segment_seconds: float, sample_rate: int) -> int:
-    """Segment length in samples; DataError unless it is at least one and finite."""
-    if not 0 < segment_seconds < float("inf") or round(segment_seconds * sample_rate) < 1:
+    """Length of a mixture in samples; DataError unless it is at least one."""
+    samples = round(segment_seconds * sample_rate)
+    if samples < 1:
         raise DataError(
-            f"data.segment_seconds: is {segment_seconds!r}; must be at least one sample ({1 / sample_rate} s)"
+            f"data.segment_seconds: is {segment_seconds!r}; must be at least one sample "
+            f"({1 / sample_rate} s)"
         )
-    return round(segment_seconds * sample_rate)
+    return samples
 
 
 def slot_priors(slots: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """Probabilities [N, corpora] of each slot's corpus; DataError where a slot names another corpus, or is no prior."""
+    """Probabilities [N, corpora] of the corpora `names` in each slot; DataError unless legal."""
     if isinstance(slots, str) or not slots:
-        raise DataError(
-            f"data.slots: is {slots!r}; must be a sequence of corpus names, one per source"
-        )
+        raise DataError(f"data.slots: is {slots!r}; must be corpus names, one per source")
     priors = np.zeros((len(slots), len(names)))
     for row, slot in zip(priors, slots, strict=True):
         for part in slot.split(","):
@@ -166,7 +178,8 @@ def slot_priors(slots: Sequence[str], names: Sequence[str]) -> np.ndarray:
                 probability = -1.0
             if not 0 <= probability <= 1:
                 raise DataError(
-                    f"data.slots: {slot!r} gives {name} the prior {value!r}; must be between 0 and 1"
+                    f"data.slots: {slot!r} gives {name} the prior {value!r}; "
+                    "must be between 0 and 1"
                 )
             row[names.index(name)] += probability
         if abs(row.sum() - 1) > 1e-6:
@@ -177,14 +190,14 @@ def slot_priors(slots: Sequence[str], names: Sequence[str]) -> np.ndarray:
 
 
 def count_probabilities(active_counts: Sequence[float], slots: int) -> np.ndarray:
-    """Probabilities [N] of 1...N active slots; DataError where they are not N, or do not sum to 1."""
+    """Probabilities [N] of 1...N active slots; DataError unless they are N and sum to 1."""
     if not len(active_counts):
         return np.eye(slots)[-1]
     counts = np.asarray(active_counts, np.float64)
     if counts.shape != (slots,) or not (counts >= 0).all() or abs(counts.sum() - 1) > 1e-6:
         raise DataError(
-            f"data.active_counts: is {list(active_counts)}; must be {slots} probabilities (of 1 to {slots} active slots) "
-            "that sum to 1, or empty"
+            f"data.active_counts: is {list(active_counts)}; must be {slots} probabilities "
+            f"(of 1 to {slots} active slots) that sum to 1, or empty"
         )
     return counts
 
@@ -192,46 +205,96 @@ def count_probabilities(active_counts: Sequence[float], slots: int) -> np.ndarra
 def _candidates(corpus: Corpus, table: ClassTable, split: int, shortest: int) -> Candidates:
     eligible = np.flatnonzero((corpus.splits == split) & (corpus.lengths >= shortest))
     recordings = eligible[np.argsort(corpus.classes[eligible], kind="stable")]
-    present, starts = np.unique(corpus.classes[recordings], return_index=True)
-    ids = {
-        name: index
-        for index, (name, owner) in enumerate(zip(table.names, table.corpora, strict=True))
-        if owner == corpus.name
-    }
-    missing = [name for name in corpus.class_names if name not in ids]
-    if missing:
-        raise DataError(
-            f"table: has no class {missing[0]!r} of the corpus {corpus.name!r}; make it from all corpora"
-        )
+    classes, starts = np.unique(corpus.classes[recordings], return_index=True)
     loudest = np.maximum.reduceat(corpus.energies, corpus.energy_offsets[:-1])
     loud = corpus.energies >= SILENCE * np.repeat(loudest, np.diff(corpus.energy_offsets))
     return Candidates(
-        class_ids=np.array([ids[corpus.class_names[k]] for k in present], np.int32),
+        # In the table, the classes of a corpus follow one another in the corpus's own order.
+        class_ids=(table.corpora.index(corpus.name) + classes).astype(np.int32),
         starts=np.append(starts, recordings.size),
         recordings=recordings,
         loud_before=np.append(0, np.cumsum(loud)),
     )
 
 
-def _check_classes(
-    names: Sequence[str],
-    candidates: Sequence[Candidates],
-    priors: np.ndarray,
-    counts: np.ndarray,
-    split: str,
-    short_clips: str,
-) -> None:
-    """No mixture may need more classes of a corpus than there are."""
-    most_active = int(np.flatnonzero(counts)[-1]) + 1
-    for name, found, column in zip(names, candidates, priors.T, strict=True):
-        needed = min(most_active, int((column > 0).sum()))
-        if needed and not found.recordings.size and short_clips == "skip":
-            raise DataError(
-                f"data.short_clips: 'skip' leaves no {split} recordings of {name}; use 'pad' or a shorter "
-                "data.segment_seconds"
-            )
-        if found.class_ids.size < needed:
-            raise DataError(
-                f"data.slots: up to {needed} different classes of {name} are needed in a mixture; the {split} split "
-                f"has {found.class_ids.size}"
-            )
+def pick(uniform: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Integers uniform in 0...count-1, from numbers uniform in [0, 1)."""
+    # The minimum, because u * count may round up to count.
+    return np.minimum((uniform * count).astype(np.int64), count - 1)
+
+
+def pick_class(uniform: np.ndarray, taken: np.ndarray, count: int) -> np.ndarray:
+    """Classes [M], uniform over those of 0...count-1 that are not taken.
+
+    Args:
+      uniform: [M] in [0, 1).
+      taken: [M,n] classes that the mixture has, in any order; `count` stands for none.
+    """
+    taken = np.sort(taken, axis=1)
+    chosen = pick(uniform, count - (taken < count).sum(axis=1))
+    for column in taken.T:
+        chosen += chosen >= column
+    return chosen
+
+
+def pick_recording(uniform: np.ndarray, candidates: Candidates, classes: np.ndarray) -> np.ndarray:
+    """Recordings [M], uniform over those of the classes [M]."""
+    first, last = candidates.starts[classes], candidates.starts[classes + 1]
+    return candidates.recordings[first + pick(uniform, last - first)]
+
+
+def pick_offset(
+    uniform: np.ndarray,
+    corpus: Corpus,
+    loud_before: np.ndarray,
+    recordings: np.ndarray,
+    num_samples: int,
+) -> np.ndarray:
+    """Offsets [M], each the first of a few tries whose crop is not silent, else the loudest one.
+
+    Where a clip is shorter than the mixture, all of it is used, at a random position.
+
+    Args:
+      uniform: [M, tries] in [0, 1).
+      loud_before: of the corpus's candidates.
+      recordings: [M].
+    """
+    spare = corpus.lengths[recordings] - num_samples
+    tries = pick(uniform, np.abs(spare)[:, None] + 1)
+    starts = np.minimum(tries, spare[:, None])
+    first, last = _frames_of_crop(corpus, recordings[:, None], starts, num_samples)
+    audible = (loud_before[last] > loud_before[first]) | (spare < 0)[:, None]
+    first_audible = np.take_along_axis(tries, audible.argmax(axis=1)[:, None], axis=1)[:, 0]
+    offsets = np.where(spare < 0, -tries[:, 0], first_audible)
+    for row in np.flatnonzero(~audible.any(axis=1)):
+        offsets[row] = _loudest_offset(corpus, int(recordings[row]), num_samples)
+    return offsets
+
+
+def _frames_of_crop(
+    corpus: Corpus, recordings: np.ndarray, offsets: np.ndarray, num_samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last + 1 of the 0.1 s frames of the corpus that lie wholly in the crops.
+
+    Of a crop that is too short to hold a frame: those that it touches.
+    """
+    size = frame_size(corpus.sample_rate)
+    end = offsets + num_samples
+    first = -(-offsets // size)
+    last = np.where(end >= corpus.lengths[recordings], -(-end // size), end // size)
+    none = last <= first
+    base, top = corpus.energy_offsets[recordings], corpus.energy_offsets[recordings + 1]
+    first = np.clip(base + np.where(none, offsets // size, first), base, top)
+    return first, np.clip(base + np.where(none, -(-end // size), last), base, top)
+
+
+def _loudest_offset(corpus: Corpus, recording: int, num_samples: int) -> int:
+    """Offset, on the grid of 0.1 s, of the crop with the most energy."""
+    size, length = frame_size(corpus.sample_rate), int(corpus.lengths[recording])
+    frames = slice(corpus.energy_offsets[recording], corpus.energy_offsets[recording + 1])
+    energies = corpus.energies[frames]
+    edges = np.minimum(np.arange(energies.size + 1) * size, length)
+    before = np.append(0.0, np.cumsum(energies, dtype=np.float64))
+    starts = np.minimum(edges[:-1], length - num_samples)
+    gains = np.interp(starts + num_samples, edges, before) - np.interp(starts, edges, before)
+    return int(starts[gains.argmax()])

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from trees import RATE, noise, write, write_tree
 
-from jaxsep.data.mixtures.dynamic import draw, load_recipes, make_pool, render, save_recipes
+from jaxsep.data.mixtures.dynamic import draw, render
+from jaxsep.data.mixtures.recipes import TYPES, load_recipes, save_recipes
+from jaxsep.data.mixtures.sampler import make_pool
 from jaxsep.data.packs.corpus import class_table, prepare
 from jaxsep.errors import DataError
 
@@ -22,11 +24,12 @@ def corpora(tmp_path_factory, recordings_dir):
     }
 
 
-@pytest.fixture
-def small(tmp_path):
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
     """speech and environment of 3 classes, 2 clips of 1.5 s each, in each split."""
+    folder = tmp_path_factory.mktemp("small")
     return {
-        name: prepare(write_tree(tmp_path / name), name, RATE, tmp_path / "cache")
+        name: prepare(write_tree(folder / name), name, RATE, folder / "cache")
         for name in ("speech", "environment")
     }
 
@@ -70,11 +73,7 @@ def test_a_recipe_depends_on_seed_epoch_and_index_alone(corpora, slots):
     ):
         assert (other["snr"] != whole["snr"])[whole["snr"] != 0].all()
         assert (other["recording"] != whole["recording"]).mean() > 0.5
-    types = {key: value.dtype.name for key, value in whole.items()}
-    assert types == {
-        "index": "int64", "corpus": "int8", "recording": "int64", "offset": "int64", "class_ids": "int32", "active": "bool",
-        "snr": "float32",
-    }  # fmt: skip
+    assert {key: value.dtype for key, value in whole.items()} == TYPES
 
 
 def test_splits_of_one_seed_are_not_the_same_draws(small):
@@ -113,7 +112,7 @@ def test_classes_are_never_twice_in_a_mixture_and_of_the_split(corpora, slots, s
 
 
 def test_draws_are_uniform(corpora):
-    """Counts of classes, recordings within a class, priors and SNR, each within 5 standard deviations of what is due."""
+    """Classes, recordings of a class, priors and SNR: counts within 5 standard deviations."""
     pool = pool_of(corpora, slots=("environment", "environment:0.25,speech:0.75"), max_snr_db=10.0)
     number = 20000
     recipes = draw(pool, 0, 0, np.arange(number))
@@ -271,7 +270,7 @@ def test_no_crop_of_a_clip_that_ends_in_zeros_is_silent(corpora):
     ):
         samples = np.asarray(corpus.audio[corpus.offsets[recording] :][: corpus.lengths[recording]])
         limit = 1e-6 * loudest_tenth(samples)
-        # A frame of the crop's own grid can hold a little less than the frame of the recording's grid that was loud.
+        # A frame of the crop's grid can hold a little less than the loud one of the recording's.
         assert (
             max(loudest_tenth(samples[offset:][:4000]), loudest_tenth(samples[offset:][400:4000]))
             >= 0.25 * limit
@@ -342,34 +341,34 @@ SETTINGS = [
     ({"slots": ("speech",) * 4}, "data.slots", "the train split has 3"),
     ({"slots": ("speech", "speech"), "split": "val"}, "data.slots", "the val split has 1"),
     ({"split": "test"}, "data.slots", "the test split has 0"),
-    ({"split": "dev"}, "split", "train, val, test"),
     ({"active_counts": (0.5, 0.4)}, "data.active_counts", "sum to 1"),
     ({"active_counts": (1.0,)}, "data.active_counts", "2 probabilities"),
     ({"active_counts": (1.5, -0.5)}, "data.active_counts", "2 probabilities"),
-    ({"short_clips": "drop"}, "data.short_clips", "pad, skip"),
     (
         {"short_clips": "skip", "segment_seconds": 9.0},
         "data.short_clips",
         "'skip' leaves no train recordings",
     ),
-    ({"max_snr_db": -1.0}, "data.max_snr_db", "at least 0"),
-    ({"max_snr_db": float("nan")}, "data.max_snr_db", "at least 0"),
     ({"segment_seconds": 0.0}, "data.segment_seconds", "at least one sample"),
-    ({"segment_seconds": float("nan")}, "data.segment_seconds", "at least one sample"),
 ]
 
 
-@pytest.mark.parametrize(("settings", "field", "said"), SETTINGS)
-def test_settings_that_cannot_be(tmp_path, settings, field, said):
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Three classes to train on, one to validate on, none to test on."""
+    folder = tmp_path_factory.mktemp("uneven")
+    corpora = {}
     for name in ("speech", "environment"):
-        write_tree(tmp_path / name, splits=("train",))
-        write(tmp_path / name / "val" / "c0" / "0.wav", noise(0, 20000))
-    corpora = {
-        name: prepare(tmp_path / name, name, RATE, tmp_path / "cache")
-        for name in ("speech", "environment")
-    }
+        write_tree(folder / name, splits=("train",))
+        write(folder / name / "val" / "c0" / "0.wav", noise(0, 20000))
+        corpora[name] = prepare(folder / name, name, RATE, folder / "cache")
+    return corpora
+
+
+@pytest.mark.parametrize(("settings", "field", "said"), SETTINGS)
+def test_settings_that_cannot_be(uneven, settings, field, said):
     with pytest.raises(DataError, match=said) as caught:
-        pool_of(corpora, **settings)
+        pool_of(uneven, **settings)
     assert str(caught.value).startswith(f"{field}: ")
 
 
@@ -381,19 +380,10 @@ def test_fewer_classes_do_where_fewer_slots_are_active(small):
     assert (np.diff(ids, axis=1) > 0).all()
 
 
-def test_corpora_at_two_rates(small, tmp_path):
-    slow = prepare(tmp_path / "speech", "speech", 4000, tmp_path / "cache")
+def test_corpora_at_two_rates(small):
+    slow = dataclasses.replace(small["speech"], sample_rate=4000)
     with pytest.raises(DataError, match=r"data.sample_rate: the corpora are at \[4000, 8000\] Hz"):
         pool_of(small | {"speech": slow})
-
-
-@pytest.mark.parametrize(
-    ("seed", "epoch", "indices"),
-    [(-1, 0, [0]), (0, -1, [0]), (0, 0, [-1]), (0.5, 0, [0]), (0, 0, [0.5])],
-)
-def test_draws_that_cannot_be(small, seed, epoch, indices):
-    with pytest.raises(DataError, match="at least 0"):
-        draw(pool_of(small), seed, epoch, np.array(indices))
 
 
 def test_recipes_come_back_from_their_file(small, tmp_path):
@@ -405,9 +395,7 @@ def test_recipes_come_back_from_their_file(small, tmp_path):
     for other in (
         pool_of(small, split="val"),
         pool_of(small, segment_seconds=1.1),
-        dataclasses.replace(
-            pool, corpora=tuple(dataclasses.replace(c, fingerprint="0") for c in pool.corpora)
-        ),
+        dataclasses.replace(pool, fingerprints=("0", "0")),
     ):
         with pytest.raises(DataError, match=r"val.npz: .* the pool has"):
             load_recipes(tmp_path / "run" / "val.npz", other)
