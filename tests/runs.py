@@ -9,7 +9,7 @@ import numpy as np
 from jaxsep import models
 from jaxsep.training.build import build
 from jaxsep.training.devices import Devices
-from jaxsep.training.loop import Run
+from jaxsep.training.loop import Trainer
 from jaxsep.training.workdir import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +82,6 @@ def assert_same(state, other):
 
 def last_state(workdir: Path):
     """The state in checkpoints/last of a run."""
-    run = Run(build(read_config(workdir)), workdir, Devices())
-    run.close()
-    return run.state
+    trainer = Trainer(build(read_config(workdir)), workdir, Devices())
+    trainer.close()
+    return trainer.state

@@ -19,7 +19,7 @@ from jaxsep.data.mixtures.dynamic import draw, render
 from jaxsep.data.packs.corpus import open_packed
 from jaxsep.objective import weighting
 from jaxsep.training.devices import Devices
-from jaxsep.training.input_pipeline import Sets, open_sets
+from jaxsep.training.input_pipeline import InputPipeline, open_pipeline
 from jaxsep.training.state import create_state, init_params, make_optimizer
 from jaxsep.training.step import make_train_step, separation_loss_fn
 
@@ -191,9 +191,9 @@ def weightings(case: Case) -> tuple[Repeat, dict[str, Any]]:
     return repeat, {}
 
 
-def demo_sets(case: Case) -> Sets:
+def demo_sets(case: Case) -> InputPipeline:
     """Training mixtures of generated speech and environmental sound, packed under case['folder']."""
-    return open_sets(
+    return open_pipeline(
         speech_root="",
         environment_root="",
         premixed_root="",

@@ -17,7 +17,7 @@ from jaxsep.data import synthetic as demo
 from jaxsep.objective.pmf import apply, pmf
 from jaxsep.training import gradients as accumulate
 from jaxsep.training.devices import Devices
-from jaxsep.training.input_pipeline import open_sets
+from jaxsep.training.input_pipeline import open_pipeline
 from jaxsep.training.step import separation_loss_fn
 
 BATCH, STEPS = 16, 5
@@ -141,7 +141,7 @@ def steps(devices, weigh, is_network, granularity, part):
 def recipes(devices, folder):
     """The indices of the mixtures that this process renders in an epoch of eight batches."""
     demo.make_demo(folder, sample_rate=8000)
-    sets = open_sets(
+    sets = open_pipeline(
         speech_root=str(folder / "speech"),
         environment_root=str(folder / "environment"),
         premixed_root="",
