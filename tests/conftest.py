@@ -18,6 +18,9 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_prefer_vector_width=512 --xla_gpu_determini
 import hypothesis  # noqa: E402
 import jax  # noqa: E402  the settings above are read on import
 import pytest  # noqa: E402
+import runs  # noqa: E402
+
+from jaxsep.main import main  # noqa: E402
 
 # The same examples every time, and no folder of those that failed.
 hypothesis.settings.register_profile("jaxsep", derandomize=True, database=None, deadline=None)
@@ -27,12 +30,27 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = Path(os.environ.get("JAXSEP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="module")
-def pack_cache(tmp_path_factory):
-    """One cache of packed corpora for all runs of a module."""
+def pack_cache(cache_folder):
+    """One cache of packed corpora for all runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXSEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("JAXSEP_CACHE", str(cache_folder))
         yield
+
+
+@pytest.fixture(scope="session")
+def finished_run(cache_folder, tmp_path_factory) -> Path:
+    """The folder of a small run of two epochs that nothing disturbed; to be read or copied."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXSEP_CACHE", str(cache_folder))
+        assert main(runs.arguments(workdir)) == 0
+    return workdir
 
 
 @pytest.fixture(scope="session")
