@@ -39,8 +39,8 @@ def test_it_is_labelled_synthetic_and_covers_every_split(corpora):
     for corpus in corpora.values():
         assert corpus.synthetic
         assert set(corpus.splits) == {0, 1, 2}
-    speakers = [{corpus.classes[k] for k in np.flatnonzero(corpus.splits == split)} for split in range(3)
-                for corpus in [corpora["speech"]]]  # fmt: skip
+    speech = corpora["speech"]
+    speakers = [set(speech.classes[speech.splits == split]) for split in range(3)]
     assert [len(split) for split in speakers] == [12, 4, 4]
     assert not speakers[0] & speakers[1]
     assert not speakers[0] & speakers[2]
@@ -93,37 +93,36 @@ def test_the_same_seed_gives_the_same_sounds(demo, tmp_path):
 
 
 def spectrum(samples: np.ndarray) -> np.ndarray:
-    """Features of a recording: level of 24 bands over the whole, and how much each varies in time (dB)."""
-    power = (
-        np.abs(
-            np.fft.rfft(
-                samples[: samples.size // 256 * 256].reshape(-1, 256) * np.hanning(256), axis=1
-            )
-        )
-        ** 2
-    )
-    bands = np.log10(
-        1e-5
-        + np.stack([band.sum(axis=1) for band in np.array_split(power[:, 1:], 24, axis=1)], axis=1)
-    )
+    """Levels of 24 bands of a recording, and how much each varies in time."""
+    frames = samples[: samples.size // 256 * 256].reshape(-1, 256) * np.hanning(256)
+    power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
+    sums = [band.sum(axis=1) for band in np.array_split(power[:, 1:], 24, axis=1)]
+    bands = np.log10(1e-5 + np.stack(sums, axis=1))
     return np.concatenate([bands.mean(axis=0), bands.std(axis=0)])
 
 
-def test_classes_are_told_apart_by_their_spectra(demo):
-    """Nearest class mean of the training recordings finds the class of nearly all test recordings, speech among them."""
-    means, right, total = {}, 0, 0
-    folders = [*(demo / "environment" / "train").iterdir(), demo / "speech" / "train"]
-    for folder in folders:
-        name = "speech" if "speech" in folder.parts else folder.name
-        means[name] = np.mean([spectrum(samples) for samples in sounds(folder).values()], axis=0)
-    for folder in [*(demo / "environment" / "test").iterdir(), demo / "speech" / "test"]:
+def features_by_class(demo, split):
+    """(class, features of a recording); speech is one class."""
+    for folder in [*(demo / "environment" / split).iterdir(), demo / "speech" / split]:
         name = "speech" if "speech" in folder.parts else folder.name
         for samples in sounds(folder).values():
-            features = spectrum(samples)
-            right += min(means, key=lambda known: np.linalg.norm(features - means[known])) == name
-            total += 1
-    assert total == 42
-    assert right / total > 0.95
+            yield name, spectrum(samples)
+
+
+def test_classes_are_told_apart_by_their_spectra(demo):
+    """The nearest class mean of the training recordings is that of nearly all test recordings."""
+    trained = list(features_by_class(demo, "train"))
+    means = {
+        name: np.mean([features for of, features in trained if of == name], axis=0)
+        for name, _ in trained
+    }
+    tested = list(features_by_class(demo, "test"))
+    right = sum(
+        min(means, key=lambda other: np.linalg.norm(features - means[other])) == name
+        for name, features in tested
+    )
+    assert len(tested) == 42
+    assert right / len(tested) > 0.95
 
 
 @pytest.mark.parametrize("pitch", [100.0, 220.0])
@@ -131,15 +130,15 @@ def test_a_voice_has_its_pitch(pitch):
     samples = speech(np.random.default_rng(0), 8000, pitch=pitch, tract=1.0, tempo=3.5).astype(
         float
     )
-    found = []
+    pitches = []
     for frame in samples[: samples.size // 800 * 800].reshape(-1, 800):
         spectrum = np.fft.rfft(frame - frame.mean(), 2048)
         correlation = np.fft.irfft(np.abs(spectrum) ** 2)
         lag = 20 + correlation[20:110].argmax()
         if correlation[lag] > 0.5 * correlation[0]:
-            found.append(8000 / lag)
-    assert len(found) > 10, "most of it is voiced"
-    assert np.median(found) == pytest.approx(pitch, rel=0.15)
+            pitches.append(8000 / lag)
+    assert len(pitches) > 10, "most of it is voiced"
+    assert np.median(pitches) == pytest.approx(pitch, rel=0.15)
 
 
 def test_it_mixes(corpora):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from itertools import count, islice
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -194,21 +195,23 @@ def weightings(case: Case) -> tuple[Repeat, dict[str, Any]]:
 def demo_sets(case: Case) -> InputPipeline:
     """Training mixtures of generated speech and environmental sound, packed under case['folder']."""
     return open_pipeline(
-        speech_root="",
-        environment_root="",
-        premixed_root="",
-        premixed_roles=(),
-        synthetic=True,
-        cache_dir=case["folder"],
-        sample_rate=case["sample_rate"],
-        segment_seconds=case["seconds"],
-        slots=("speech", "environment"),
-        active_counts=(),
-        max_snr_db=30.0,
-        short_clips="pad",
-        mixtures_val=1,
-        mixtures_test=1,
-        eval_seed=1,
+        SimpleNamespace(
+            speech_root="",
+            environment_root="",
+            premixed_root="",
+            premixed_roles=(),
+            synthetic=True,
+            cache_dir=case["folder"],
+            sample_rate=case["sample_rate"],
+            segment_seconds=case["seconds"],
+            slots=("speech", "environment"),
+            active_counts=(),
+            max_snr_db=30.0,
+            short_clips="pad",
+            mixtures_val=1,
+            mixtures_test=1,
+            eval_seed=1,
+        ),
         pad_seconds=0.25,
         splits=("train",),
     )

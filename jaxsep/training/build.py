@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,6 @@ from jaxsep import models
 from jaxsep.config import schema as rules
 from jaxsep.data.mixtures.batches import steps_per_epoch
 from jaxsep.errors import ConfigError, together
-from jaxsep.files import default_cache
 from jaxsep.inference.bundle import check_params, load_bundle
 from jaxsep.models import torch_import
 from jaxsep.objective import weighting as weightings
@@ -162,9 +160,7 @@ def build_pipeline(
     config: ConfigDict, splits: Sequence[str] = ("train", "val", "test")
 ) -> InputPipeline:
     """The mixtures, checked against the model's number of sources."""
-    data = config.data.to_dict()
-    data["cache_dir"] = Path(data["cache_dir"] or default_cache())
-    pipeline = open_pipeline(**data, pad_seconds=config.evaluation.pad_seconds, splits=splits)
+    pipeline = open_pipeline(config.data, pad_seconds=config.evaluation.pad_seconds, splits=splits)
     if pipeline.num_sources != config.model.num_sources:
         raise ConfigError(
             f"model.num_sources is {config.model.num_sources}, "
@@ -181,26 +177,26 @@ def build_weighting(config: ConfigDict, pipeline: InputPipeline) -> Any:
 
 def _factor(name: str, config: ConfigDict, pipeline: InputPipeline) -> Any:
     chosen, table = config.weighting, pipeline.table
-    if name == "class_bias":
-        return weightings.class_bias(_gamma(config, pipeline))
-    if name == "group_dro":
-        names = {"class": table.names, "group": table.groups, "corpus": table.corpora}[
-            chosen.dro_groups
-        ]
-        return weightings.group_dro(
-            np.unique(names, return_inverse=True)[1], step_size=chosen.dro_step
-        )
-    start, slope = chosen.beta
-    made: dict[str, Callable[[], Callable[..., Any]]] = {
-        "uniform": weightings.uniform,
-        "robust": lambda: weightings.robust(chosen.alpha),
-        "curriculum": lambda: weightings.curriculum(
-            weightings.paper_beta(config.train.num_epochs, start=start, slope=slope)
-        ),
-        "cvar": lambda: weightings.cvar(chosen.fraction),
-        "threshold": lambda: weightings.threshold(chosen.threshold_db),
-    }
-    return made[name]()
+    match name:
+        case "uniform":
+            return weightings.uniform()
+        case "robust":
+            return weightings.robust(chosen.alpha)
+        case "curriculum":
+            start, slope = chosen.beta
+            epochs = config.train.num_epochs
+            return weightings.curriculum(weightings.paper_beta(epochs, start=start, slope=slope))
+        case "class_bias":
+            return weightings.class_bias(_gamma(config, pipeline))
+        case "cvar":
+            return weightings.cvar(chosen.fraction)
+        case "threshold":
+            return weightings.threshold(chosen.threshold_db)
+        case "group_dro":
+            labels = {"class": table.names, "group": table.groups, "corpus": table.corpora}
+            groups = np.unique(labels[chosen.dro_groups], return_inverse=True)[1]
+            return weightings.group_dro(groups, step_size=chosen.dro_step)
+    raise ConfigError(f"weighting.name is {name!r}, which is no weighting")
 
 
 def build_step(

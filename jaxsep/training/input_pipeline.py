@@ -22,6 +22,7 @@ from jaxsep.data.mixtures.recipes import load_recipes, save_recipes
 from jaxsep.data.mixtures.sampler import Pool, make_pool
 from jaxsep.data.packs.corpus import ClassTable, Corpus, class_table, prepare
 from jaxsep.errors import DataError, together
+from jaxsep.files import default_cache
 from jaxsep.training.devices import Devices
 
 EVALUATED = ("val", "test")
@@ -156,77 +157,51 @@ class InputPipeline:
 
 
 def open_pipeline(
-    *,
-    speech_root: str,
-    environment_root: str,
-    premixed_root: str,
-    premixed_roles: Sequence[str],
-    synthetic: bool,
-    cache_dir: str | Path,
-    sample_rate: int,
-    segment_seconds: float,
-    slots: Sequence[str],
-    active_counts: Sequence[float],
-    max_snr_db: float,
-    short_clips: str,
-    mixtures_val: int,
-    mixtures_test: int,
-    eval_seed: int,
-    pad_seconds: float,
-    splits: Sequence[str] = ("train", *EVALUATED),
+    data: Any, *, pad_seconds: float, splits: Sequence[str] = ("train", *EVALUATED)
 ) -> InputPipeline:
     """Open the corpora that the slots name, packing them if needed, and draw the evaluated recipes.
 
     Args:
-      splits: those wanted; the data need have no others.
-      pad_seconds: of config.evaluation; all others are fields of config.data.
+      data: the section `data` of a configuration.
+      pad_seconds: of its section `evaluation`.
+      splits: those wanted; the corpora need have no others.
 
     Raises:
       DataError: naming the field or file and what would be right.
     """
-    pools: dict[str, Pool | PremixedPool]
-    if premixed_root:
-        premixed = prepare_premixed(premixed_root, sample_rate, cache_dir, roles=premixed_roles)
-        table, synthetic_sound = premixed_table(premixed), False
-        pools = {
-            split: make_premixed_pool(
-                premixed, split=split, segment_seconds=segment_seconds if split == "train" else None
-            )
-            for split in splits
-        }
+    pools: dict[str, Pool | PremixedPool] = {}
+    cache_dir = Path(data.cache_dir or default_cache())
+    if data.premixed_root:
+        premixed = prepare_premixed(
+            data.premixed_root, data.sample_rate, cache_dir, roles=data.premixed_roles
+        )
+        table, synthetic = premixed_table(premixed), False
+        for split in splits:
+            segment = data.segment_seconds if split == "train" else None
+            pools[split] = make_premixed_pool(premixed, split=split, segment_seconds=segment)
     else:
-        roots = {"speech": speech_root, "environment": environment_root}
-        corpora = _open_corpora(roots, slots, Path(cache_dir), sample_rate, synthetic)
+        corpora = _open_corpora(data, cache_dir)
         table = class_table(list(corpora.values()))
-        synthetic_sound = any(corpus.synthetic for corpus in corpora.values())
-        pools = {
-            split: make_pool(
+        synthetic = any(corpus.synthetic for corpus in corpora.values())
+        for split in splits:
+            pools[split] = make_pool(
                 corpora,
                 table,
                 split=split,
-                slots=slots,
-                segment_seconds=segment_seconds,
-                max_snr_db=max_snr_db,
-                active_counts=active_counts,
-                short_clips=short_clips,
+                slots=data.slots,
+                segment_seconds=data.segment_seconds,
+                max_snr_db=data.max_snr_db,
+                active_counts=data.active_counts,
+                short_clips=data.short_clips,
             )
-            for split in splits
-        }
-    _check_lengths(pools, segment_seconds)
-    counts = {"val": mixtures_val, "test": mixtures_test}
-    recipes = {
-        split: draw(pool, eval_seed, 0, np.arange(pool.num_mixtures or counts[split]))
-        for split, pool in pools.items()
-        if split in EVALUATED
-    }
-    return InputPipeline(
-        table,
-        pools,
-        recipes,
-        sample_rate,
-        max(1, round(pad_seconds * sample_rate)),
-        synthetic_sound,
-    )
+    _check_lengths(pools, data.segment_seconds)
+    recipes = {}
+    for split, count in (("val", data.mixtures_val), ("test", data.mixtures_test)):
+        if split in pools:
+            indices = np.arange(pools[split].num_mixtures or count)
+            recipes[split] = draw(pools[split], data.eval_seed, 0, indices)
+    pad = max(1, round(pad_seconds * data.sample_rate))
+    return InputPipeline(table, pools, recipes, data.sample_rate, pad, synthetic)
 
 
 def _check_lengths(pools: Mapping[str, Pool | PremixedPool], segment_seconds: float) -> None:
@@ -250,43 +225,35 @@ def _check_lengths(pools: Mapping[str, Pool | PremixedPool], segment_seconds: fl
         raise DataError(together(problems))
 
 
-def _open_corpora(
-    roots: dict[str, str], slots: Sequence[str], cache_dir: Path, sample_rate: int, synthetic: bool
-) -> dict[str, Corpus]:
-    named = {part.split(":")[0].strip() for slot in slots for part in slot.split(",")}
+def _open_corpora(data: Any, cache_dir: Path) -> dict[str, Corpus]:
+    roots = {"speech": data.speech_root, "environment": data.environment_root}
+    named = {part.split(":")[0].strip() for slot in data.slots for part in slot.split(",")}
     if unknown := sorted(named - roots.keys()):
         raise DataError(
-            f"data.slots is {tuple(slots)}: {unknown[0]!r} is no corpus; "
+            f"data.slots is {tuple(data.slots)}: {unknown[0]!r} is no corpus; "
             f"there are {' and '.join(roots)}"
         )
-    problems = [_root_problem(name, roots[name], synthetic) for name in sorted(named)]
-    if any(problems):
-        raise DataError(together([problem for problem in problems if problem]))
-    corpora = {}
+    problems = []
     for name in sorted(named):
-        root: str | Path = roots[name]
-        if not root:
-            folder = cache_dir / f"demo-{demo.DEMO_VERSION}-{sample_rate}"
-            demo.make_demo(folder, sample_rate=sample_rate)
-            root = folder / name
-        corpora[name] = prepare(root, name, sample_rate, cache_dir)
-    return corpora
-
-
-def _root_problem(name: str, root: str, synthetic: bool) -> str:
-    """What is wrong with a corpus's folder, as far as is known before its recordings are read."""
-    field = f"data.{name}_root"
-    if not root:
-        return (
-            ""
-            if synthetic
-            else (
+        field = f"data.{name}_root"
+        if not roots[name] and not data.synthetic:
+            problems.append(
                 f"{field} is empty, it must be a folder of recordings "
                 "(or --config.data.synthetic=True for generated sound)"
             )
-        )
-    try:
-        check_root(Path(root), field, KNOWN)
-    except DataError as error:
-        return str(error)
-    return ""
+        elif roots[name]:
+            try:
+                check_root(Path(roots[name]), field, KNOWN)
+            except DataError as error:
+                problems.append(str(error))
+    if problems:
+        raise DataError(together(problems))
+    corpora = {}
+    for name in sorted(named):
+        root = roots[name]
+        if not root:
+            folder = cache_dir / f"demo-{demo.DEMO_VERSION}-{data.sample_rate}"
+            demo.make_demo(folder, sample_rate=data.sample_rate)
+            root = folder / name
+        corpora[name] = prepare(root, name, data.sample_rate, cache_dir)
+    return corpora
