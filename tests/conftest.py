@@ -1,6 +1,7 @@
-"""Settings of every test: CPU backend, rank promotion raises, shared folders found or the test skipped with its reason."""
+"""Settings of every test, the folders that tests share, and the small run that many look at."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
@@ -31,25 +32,29 @@ SHARED = Path(os.environ.get("JAXSEP_SHARED", Path(__file__).resolve().parents[2
 
 
 @pytest.fixture(scope="session")
-def cache_folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def shared_folder(tmp_path_factory) -> Path:
+    """A temporary folder of this session, the same for all processes that share its tests."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="module")
-def pack_cache(cache_folder):
+def pack_cache(shared_folder):
     """One cache of packed corpora for all runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXSEP_CACHE", str(cache_folder))
+        patch.setenv("JAXSEP_CACHE", str(shared_folder / "cache"))
         yield
 
 
 @pytest.fixture(scope="session")
-def finished_run(cache_folder, tmp_path_factory) -> Path:
+def finished_run(shared_folder) -> Path:
     """The folder of a small run of two epochs that nothing disturbed; to be read or copied."""
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXSEP_CACHE", str(cache_folder))
-        assert main(runs.arguments(workdir)) == 0
+    workdir = shared_folder / "finished"
+    with open(shared_folder / "finished.lock", "w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        patch.setenv("JAXSEP_CACHE", str(shared_folder / "cache"))
+        if not workdir.exists():
+            assert main(runs.arguments(workdir)) == 0
     return workdir
 
 
