@@ -12,7 +12,8 @@ has dispatched the next one, so that a GPU computes while the host renders, logs
 - How far the host looks ahead is a fixed number of steps, never what a device happens to have
   finished: all processes must take each decision after the same step.
 - Before a checkpoint is written, all dispatched steps are looked at: what it says of the steps and
-  what it holds of the state belong together, and a run goes on from it bit for bit.
+  what it holds of the state belong together, and a run goes on from it bit for bit. So they are
+  before a process ends, which the others may still need for a step.
 """
 
 import time
@@ -235,6 +236,7 @@ class Trainer:
                 took = f"{now - epoch_started:.0f} s, {left:.1f} min left"
                 self.say(f"epoch {progress.epoch:3d}/{num_epochs}  {line}  {took}")
         except Interrupted:
+            self.settle()  # in all processes: none leaves a step that the others wait for
             self.save()
             raise
 
@@ -273,6 +275,7 @@ class Trainer:
                 bar.update(size)
                 if self.skipped_in_a_row >= train.max_skipped:
                     problem = replay.too_many(components, self.workdir, self.skipped_in_a_row)
+                    self.settle()
                     self.save()
                     raise RunError(problem)
                 self.stop.check()
