@@ -1,6 +1,7 @@
-"""Settings of every test: CPU backend, rank promotion raises, shared folders found or the test skipped with its reason."""
+"""Settings of every test, the folders that tests share, and the small run that many look at."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
@@ -18,6 +19,9 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_prefer_vector_width=512 --xla_gpu_determini
 import hypothesis  # noqa: E402
 import jax  # noqa: E402  the settings above are read on import
 import pytest  # noqa: E402
+import runs  # noqa: E402
+
+from jaxsep.main import main  # noqa: E402
 
 # The same examples every time, and no folder of those that failed.
 hypothesis.settings.register_profile("jaxsep", derandomize=True, database=None, deadline=None)
@@ -27,12 +31,31 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = Path(os.environ.get("JAXSEP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """A temporary folder of this session, the same for all processes that share its tests."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="module")
-def pack_cache(tmp_path_factory):
-    """One cache of packed corpora for all runs of a module."""
+def pack_cache(shared_folder):
+    """One cache of packed corpora for all runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXSEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("JAXSEP_CACHE", str(shared_folder / "cache"))
         yield
+
+
+@pytest.fixture(scope="session")
+def finished_run(shared_folder) -> Path:
+    """The folder of a small run of two epochs that nothing disturbed; to be read or copied."""
+    workdir = shared_folder / "finished"
+    with open(shared_folder / "finished.lock", "w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        patch.setenv("JAXSEP_CACHE", str(shared_folder / "cache"))
+        if not workdir.exists():
+            assert main(runs.arguments(workdir)) == 0
+    return workdir
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from itertools import count, islice
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from jaxsep.data.mixtures.dynamic import draw, render
 from jaxsep.data.packs.corpus import open_packed
 from jaxsep.objective import weighting
 from jaxsep.training.devices import Devices
-from jaxsep.training.input_pipeline import Sets, open_sets
+from jaxsep.training.input_pipeline import InputPipeline, open_pipeline
 from jaxsep.training.state import create_state, init_params, make_optimizer
 from jaxsep.training.step import make_train_step, separation_loss_fn
 
@@ -191,24 +192,26 @@ def weightings(case: Case) -> tuple[Repeat, dict[str, Any]]:
     return repeat, {}
 
 
-def demo_sets(case: Case) -> Sets:
+def demo_sets(case: Case) -> InputPipeline:
     """Training mixtures of generated speech and environmental sound, packed under case['folder']."""
-    return open_sets(
-        speech_root="",
-        environment_root="",
-        premixed_root="",
-        premixed_roles=(),
-        synthetic=True,
-        cache_dir=case["folder"],
-        sample_rate=case["sample_rate"],
-        segment_seconds=case["seconds"],
-        slots=("speech", "environment"),
-        active_counts=(),
-        max_snr_db=30.0,
-        short_clips="pad",
-        mixtures_val=1,
-        mixtures_test=1,
-        eval_seed=1,
+    return open_pipeline(
+        SimpleNamespace(
+            speech_root="",
+            environment_root="",
+            premixed_root="",
+            premixed_roles=(),
+            synthetic=True,
+            cache_dir=case["folder"],
+            sample_rate=case["sample_rate"],
+            segment_seconds=case["seconds"],
+            slots=("speech", "environment"),
+            active_counts=(),
+            max_snr_db=30.0,
+            short_clips="pad",
+            mixtures_val=1,
+            mixtures_test=1,
+            eval_seed=1,
+        ),
         pad_seconds=0.25,
         splits=("train",),
     )

@@ -1,6 +1,6 @@
 """Distributions of scores: what summary.json holds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,67 +34,66 @@ def summarise(values: np.ndarray) -> Summary:
 
 
 def summarise_rows(rows: Rows, names: Sequence[str], corpora: Sequence[str]) -> dict[str, Summary]:
-    """SI-SDRi over all rows, per corpus and per class; mixtures with a single active source are left out.
+    """SI-SDRi over all rows, per corpus and per class.
 
     Args:
-      rows: see `jaxsep.evaluation.evaluate.evaluate`.
+      rows: see `jaxsep.evaluation.evaluate.evaluate`; mixtures with one active source are left out.
       names: [classes] class names by class id.
       corpora: [classes] the corpus of each class.
 
     Returns:
-      {"combined": …, "speech": …, "environment": …, "class:NAME": …}, those that occur; see `summarise`.
+      {"combined": …, "speech": …, "environment": …, "class:NAME": …}, those that occur; see
+      `summarise`.
     """
     among_others = rows["num_active"] > 1
     class_ids, scores = rows["class_id"][among_others], rows["si_sdri"][among_others]
-    corpus_of = np.array(corpora)[class_ids] if class_ids.size else np.array([], dtype=str)
     summaries = {"combined": summarise(scores)}
-    for corpus in sorted(set(corpora)):
-        if np.any(corpus_of == corpus):
-            summaries[corpus] = summarise(scores[corpus_of == corpus])
-    name_of = np.array(names)[class_ids] if class_ids.size else np.array([], dtype=str)
-    for name in np.unique(name_of):  # one name in two corpora is one class
-        summaries[f"class:{name}"] = summarise(scores[name_of == name])
+    for prefix, labels in (("", corpora), ("class:", names)):
+        labels_of_rows = np.array(labels, dtype=str)[class_ids]
+        for label in np.unique(labels_of_rows):  # one name in two corpora is one class
+            summaries[f"{prefix}{label}"] = summarise(scores[labels_of_rows == label])
     return summaries
 
 
 def summarise_alone(rows: Rows) -> Summary:
-    """SI-SDR of the sources that are alone in their mixture; SI-SDRi would mean nothing there. See `summarise`."""
+    """SI-SDR of the sources alone in their mixture, where SI-SDRi means nothing."""
     return summarise(rows["si_sdr"][rows["num_active"] == 1])
 
 
 def average(summaries: Sequence[dict[str, Summary]]) -> dict[str, Summary]:
-    """The mean of each statistic over several evaluations of one test set, as the paper averages its last epochs.
+    """The mean of each statistic over several evaluations of one test set.
+
+    So the paper averages its last epochs.
 
     Args:
-      summaries: at least one, as `summarise_rows` gives them; keys that not all of them hold are left out.
+      summaries: at least one, as `summarise_rows` gives them; keys that not all hold are left out.
 
     Returns:
-      The same form with "epochs": their number. "n" is that of one evaluation.
+      The same form with "epochs", their number. "n" is that of one evaluation.
     """
-    common = [key for key in summaries[0] if all(key in other for other in summaries)]
 
-    def mean(values: list[float]) -> float:
-        return float(np.mean(values))
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean(list(values)))
 
-    return {
-        key: {
-            "mean": mean([s[key]["mean"] for s in summaries]),
-            "std": mean([s[key]["std"] for s in summaries]),
-            "n": summaries[0][key]["n"],
-            "quantiles": {
-                str(q): mean([s[key]["quantiles"][str(q)] for s in summaries]) for q in QUANTILES
-            },
-            "epochs": len(summaries),
-        }
-        for key in common
-    }
+    averages = {}
+    for key, first in summaries[0].items():
+        same = [summary[key] for summary in summaries if key in summary]
+        if len(same) == len(summaries):
+            averages[key] = {
+                "mean": mean(s["mean"] for s in same),
+                "std": mean(s["std"] for s in same),
+                "n": first["n"],
+                "quantiles": {q: mean(s["quantiles"][q] for s in same) for q in first["quantiles"]},
+                "epochs": len(same),
+            }
+    return averages
 
 
 def metric(summaries: dict[str, Summary], name: str) -> float:
     """One number of a summary to choose checkpoints by (dB, higher is better).
 
     Args:
-      name: 'mean'; a quantile of the combined scores, 'q01', 'q05', … 'q99'; a corpus; or a class name.
+      name: 'mean'; a quantile of the combined scores, 'q01', 'q05', … 'q99'; a corpus; a class.
 
     Raises:
       KeyError: the name stands for nothing in the summary.

@@ -1,4 +1,4 @@
-"""The training, validation and test mixtures of an experiment, from its data settings."""
+"""The training, validation and test mixtures of a run: opened, drawn, rendered, put on devices."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,19 @@ from jaxsep.data.mixtures.sampler import Pool, make_pool
 from jaxsep.data.packs.corpus import ClassTable, Corpus, class_table, prepare
 from jaxsep.data.packs.premixed import premixed_table, prepare_premixed
 from jaxsep.errors import DataError, together
+from jaxsep.files import default_cache
 from jaxsep.training.devices import Devices
 
 EVALUATED = ("val", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class Sets:
-    """Mixtures of every split. pools: split -> pool; recipes: 'val', 'test' -> all recipes of that split, drawn from
-    data.eval_seed; pad: samples, evaluated mixtures are zero-padded to a multiple of it."""
+class InputPipeline:
+    """The mixtures of every split.
+
+    pools: split -> pool. recipes: 'val', 'test' -> all recipes of that split, drawn from
+    data.eval_seed. pad: samples; evaluated mixtures are zero-padded to a multiple of it.
+    """
 
     table: ClassTable
     pools: dict[str, Pool | PremixedPool]
@@ -46,19 +50,36 @@ class Sets:
 
     @property
     def kind(self) -> str:
-        """The label of every output: 'synthetic' where any of the sound is made up, else 'recordings'."""
+        """The label of all results: 'synthetic' where any sound is generated, else 'recordings'."""
         return "synthetic" if self.synthetic else "recordings"
 
     def scored_classes(self, split: str) -> list[int]:
-        """Ids of the classes that occur in 'val' or 'test' beside another source, where SI-SDR improvement means something."""
+        """Ids of the classes that occur in 'val' or 'test' beside another source."""
         recipes = self.recipes[split]
         several = np.sum(recipes["active"], axis=1) > 1
         return [int(i) for i in np.unique(recipes["class_ids"][several]) if i >= 0]
 
+    def same_in_every_mixture(self, gamma: np.ndarray) -> bool:
+        """Whether gamma [classes], averaged over its sources, is the same for every training
+        mixture."""
+        pool = self.pools["train"]
+        if not isinstance(pool, Pool):
+            return False
+        varying_count = np.any(np.diff(pool.count_cdf, prepend=0.0)[:-1] > 0)
+        varying_corpus = np.any((pool.priors > 0) & (pool.priors < 1))
+        if varying_count or varying_corpus:
+            return False
+        of_slots = [pool.corpus_names[int(np.argmax(prior))] for prior in pool.priors]
+        corpora = np.array(self.table.corpora)
+        return all(np.unique(gamma[corpora == corpus]).size == 1 for corpus in of_slots)
+
     def train_batches(
         self, devices: Devices, *, seed: int, batch_size: int, **where: Any
     ) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """(epoch, step, batch) without end, on the devices; `where` as in `jaxsep.data.mixtures.batches.batches`."""
+        """Training batches on the devices, without end, as (epoch, step, batch).
+
+        where: the rest of what `jaxsep.data.mixtures.batches.batches` takes.
+        """
         pool = self.pools["train"]
 
         def load(epoch: int, indices: np.ndarray) -> dict[str, Any]:
@@ -67,64 +88,56 @@ class Sets:
         rows = devices.rows(batch_size)
         return batches.batches(load, batch_size=batch_size, rows=rows, put=devices.divide, **where)
 
-    def render(self, split: str, positions: Sequence[int] | np.ndarray) -> Arrays:
-        """Mixtures of 'val' or 'test' by their position."""
-        chosen = np.asarray(positions)
-        return render(
-            self.pools[split], {name: array[chosen] for name, array in self.recipes[split].items()}
-        )
-
     def padded_lengths(self, split: str) -> np.ndarray:
-        """[mixtures] samples that the network is given of each mixture of 'val' or 'test'."""
+        """[mixtures] samples of each mixture of 'val' or 'test' as the network is given it."""
         pool, recipes = self.pools[split], self.recipes[split]
         if isinstance(pool, Pool):
             return np.full(recipes["index"].size, pool.num_samples)
         return -(-pool.source.lengths[recipes["recording"][:, 0]] // self.pad) * self.pad
 
-    def groups(self, split: str) -> list[tuple[int, np.ndarray]]:
-        """(samples, positions): the mixtures of 'val' or 'test' by their padded length: each is scored at its full length,
-        and few lengths are compiled."""
+    def render(self, split: str, positions: np.ndarray, samples: int) -> Arrays:
+        """Mixtures of 'val' or 'test' by their position, zero-padded to so many samples."""
+        recipes = {name: array[positions] for name, array in self.recipes[split].items()}
+        batch = render(self.pools[split], recipes)
+        for name in ("mixture", "sources"):
+            signals = batch[name][..., :samples]  # what this cuts is padding
+            missing = samples - signals.shape[-1]
+            batch[name] = np.pad(signals, [(0, 0)] * (signals.ndim - 1) + [(0, missing)])
+        return {**batch, "index": positions}
+
+    def _by_length(self, split: str) -> list[tuple[int, np.ndarray]]:
+        """(samples, positions): mixtures of one padded length are scored together, so that few
+        lengths are compiled."""
         padded = self.padded_lengths(split)
         return [(int(samples), np.flatnonzero(padded == samples)) for samples in np.unique(padded)]
 
     def num_batches(self, split: str, batch_size: int) -> int:
-        return sum(-(-positions.size // batch_size) for _, positions in self.groups(split))
+        """How many batches `eval_batches` gives."""
+        groups = self._by_length(split)
+        return sum(-(-positions.size // batch_size) for _, positions in groups)
 
     def eval_batches(
         self, devices: Devices, split: str, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        """Every mixture of 'val' or 'test' once, on the devices; index is its position, valid marks the padding of short
-        batches."""
-        rows = devices.rows(batch_size)
+        """Batches on the devices that hold every mixture of 'val' or 'test' once.
+
+        index is a mixture's position; valid is False for what fills up a short batch.
+        """
 
         def load(
-            samples: int, positions: np.ndarray, _: int, indices: np.ndarray
+            samples: int, positions: np.ndarray, epoch: int, indices: np.ndarray
         ) -> dict[str, Any]:
-            batch = self.render(split, positions[indices])
-            fitted = {name: _fit(batch[name], samples) for name in ("mixture", "sources")}
-            return {**batch, **fitted, "index": positions[indices]}
+            return self.render(split, positions[indices], samples)
 
-        for samples, positions in self.groups(split):
-            job = partial(load, samples, positions)
+        rows = devices.rows(batch_size)
+        for samples, positions in self._by_length(split):
             yield from batches.eval_batches(
-                job, positions.size, batch_size, rows=rows, put=devices.divide
+                partial(load, samples, positions),
+                positions.size,
+                batch_size,
+                rows=rows,
+                put=devices.divide,
             )
-
-    def same_in_every_mixture(self, gamma: np.ndarray) -> bool:
-        """Whether the mean of gamma [classes] over a mixture's sources is one and the same for all training mixtures."""
-        pool = self.pools["train"]
-        if not isinstance(pool, Pool):
-            return False
-        if np.any(np.diff(pool.count_cdf, prepend=0.0)[:-1] > 0) or np.any(
-            (pool.priors > 0) & (pool.priors < 1)
-        ):
-            return False
-        corpora = [pool.corpus_names[int(np.argmax(prior))] for prior in pool.priors]
-        values = [
-            {float(g) for g, name in zip(gamma, self.table.corpora, strict=True) if name == corpus}
-            for corpus in corpora
-        ]
-        return all(len(of_slot) == 1 for of_slot in values)
 
     def check_recipes(self, folder: Path) -> None:
         """Raise DataError where folder holds recipes that were drawn from other recordings."""
@@ -139,83 +152,57 @@ class Sets:
             save_recipes(folder / f"{split}.npz", recipes, self.pools[split])
 
 
-def _fit(signals: np.ndarray, samples: int) -> np.ndarray:
-    """Cut or zero-pad the last axis to `samples`; what is cut is padding."""
-    missing = max(0, samples - signals.shape[-1])
-    return np.pad(signals, [(0, 0)] * (signals.ndim - 1) + [(0, missing)])[..., :samples]
+def open_pipeline(
+    data: Any, *, pad_seconds: float, splits: Sequence[str] = ("train", *EVALUATED)
+) -> InputPipeline:
+    """Open the corpora that the slots name, packing them if needed, and draw the evaluated recipes.
 
-
-def open_sets(
-    *,
-    speech_root: str,
-    environment_root: str,
-    premixed_root: str,
-    premixed_roles: Sequence[str],
-    synthetic: bool,
-    cache_dir: str | Path,
-    sample_rate: int,
-    segment_seconds: float,
-    slots: Sequence[str],
-    active_counts: Sequence[float],
-    max_snr_db: float,
-    short_clips: str,
-    mixtures_val: int,
-    mixtures_test: int,
-    eval_seed: int,
-    pad_seconds: float,
-    splits: Sequence[str] = ("train", *EVALUATED),
-) -> Sets:
-    """Packs or opens the corpora that the slots name, and draws the validation and test recipes.
-
-    Args: the fields of config.data, described in configs/default.py; pad_seconds of config.evaluation; splits: those wanted,
-      the data need have no others.
+    Args:
+      data: the section `data` of a configuration.
+      pad_seconds: of its section `evaluation`.
+      splits: those wanted; the corpora need have no others.
 
     Raises:
       DataError: naming the field or file and what would be right.
     """
-    pools: dict[str, Pool | PremixedPool]
-    if premixed_root:
-        premixed = prepare_premixed(premixed_root, sample_rate, cache_dir, roles=premixed_roles)
-        table, made_up = premixed_table(premixed), False
-        pools = {
-            split: make_premixed_pool(
-                premixed, split=split, segment_seconds=segment_seconds if split == "train" else None
-            )
-            for split in splits
-        }
+    pools: dict[str, Pool | PremixedPool] = {}
+    cache_dir = Path(data.cache_dir or default_cache())
+    if data.premixed_root:
+        premixed = prepare_premixed(
+            data.premixed_root, data.sample_rate, cache_dir, roles=data.premixed_roles
+        )
+        table, synthetic = premixed_table(premixed), False
+        for split in splits:
+            segment = data.segment_seconds if split == "train" else None
+            pools[split] = make_premixed_pool(premixed, split=split, segment_seconds=segment)
     else:
-        roots = {"speech": speech_root, "environment": environment_root}
-        corpora = _open_corpora(roots, slots, Path(cache_dir), sample_rate, synthetic)
+        corpora = _open_corpora(data, cache_dir)
         table = class_table(list(corpora.values()))
-        made_up = any(corpus.synthetic for corpus in corpora.values())
-        pools = {
-            split: make_pool(
+        synthetic = any(corpus.synthetic for corpus in corpora.values())
+        for split in splits:
+            pools[split] = make_pool(
                 corpora,
                 table,
                 split=split,
-                slots=slots,
-                segment_seconds=segment_seconds,
-                max_snr_db=max_snr_db,
-                active_counts=active_counts,
-                short_clips=short_clips,
+                slots=data.slots,
+                segment_seconds=data.segment_seconds,
+                max_snr_db=data.max_snr_db,
+                active_counts=data.active_counts,
+                short_clips=data.short_clips,
             )
-            for split in splits
-        }
-    _check_lengths(pools, segment_seconds)
-    counts = {"val": mixtures_val, "test": mixtures_test}
-    recipes = {
-        split: draw(pool, eval_seed, 0, np.arange(pool.num_mixtures or counts[split]))
-        for split, pool in pools.items()
-        if split in EVALUATED
-    }
-    return Sets(
-        table, pools, recipes, sample_rate, max(1, round(pad_seconds * sample_rate)), made_up
-    )
+    _check_lengths(pools, data.segment_seconds)
+    recipes = {}
+    for split, count in (("val", data.mixtures_val), ("test", data.mixtures_test)):
+        if split in pools:
+            indices = np.arange(pools[split].num_mixtures or count)
+            recipes[split] = draw(pools[split], data.eval_seed, 0, indices)
+    pad = max(1, round(pad_seconds * data.sample_rate))
+    return InputPipeline(table, pools, recipes, data.sample_rate, pad, synthetic)
 
 
 def _check_lengths(pools: Mapping[str, Pool | PremixedPool], segment_seconds: float) -> None:
-    """Raise DataError where no recording of a split, or no mixture of a premixed set, is as long as a segment."""
-    found = []
+    """Raise DataError where no recording or premixed mixture of a split is as long as a segment."""
+    problems = []
     for split, pool in pools.items():
         if isinstance(pool, Pool):
             used = np.any(np.diff(pool.priors, axis=1, prepend=0.0) > 0, axis=0)
@@ -225,47 +212,44 @@ def _check_lengths(pools: Mapping[str, Pool | PremixedPool], segment_seconds: fl
             lengths = [pool.source.lengths[pool.mixtures]]
         longest = max(int(of_corpus.max()) for of_corpus in lengths if of_corpus.size)
         if longest < pool.num_samples:
-            found.append(
-                f"data.segment_seconds is {segment_seconds:g}, but no {split} recording is that long, so that every mixture "
-                f"would be padded; it must be at most {longest / pool.sample_rate:g}"
+            problems.append(
+                f"data.segment_seconds is {segment_seconds:g}, but no {split} recording is that "
+                "long, so that every mixture would be padded; it must be at most "
+                f"{longest / pool.sample_rate:g}"
             )
-    if found:
-        raise DataError(together(found))
+    if problems:
+        raise DataError(together(problems))
 
 
-def _open_corpora(
-    roots: dict[str, str], slots: Sequence[str], cache_dir: Path, sample_rate: int, synthetic: bool
-) -> dict[str, Corpus]:
-    named = {part.split(":")[0].strip() for slot in slots for part in slot.split(",")}
+def _open_corpora(data: Any, cache_dir: Path) -> dict[str, Corpus]:
+    roots = {"speech": data.speech_root, "environment": data.environment_root}
+    named = {part.split(":")[0].strip() for slot in data.slots for part in slot.split(",")}
     if unknown := sorted(named - roots.keys()):
         raise DataError(
-            f"data.slots is {tuple(slots)}: {unknown[0]!r} is no corpus; there are {' and '.join(roots)}"
+            f"data.slots is {tuple(data.slots)}: {unknown[0]!r} is no corpus; "
+            f"there are {' and '.join(roots)}"
         )
-    if problems := [
-        message
-        for name in sorted(named)
-        if (message := _root_problem(name, roots[name], synthetic))
-    ]:
+    problems = []
+    for name in sorted(named):
+        field = f"data.{name}_root"
+        if not roots[name] and not data.synthetic:
+            problems.append(
+                f"{field} is empty, it must be a folder of recordings "
+                "(or --config.data.synthetic=True for generated sound)"
+            )
+        elif roots[name]:
+            try:
+                check_root(Path(roots[name]), field, KNOWN)
+            except DataError as error:
+                problems.append(str(error))
+    if problems:
         raise DataError(together(problems))
     corpora = {}
     for name in sorted(named):
-        root: str | Path = roots[name]
+        root = roots[name]
         if not root:
-            folder = cache_dir / f"demo-{demo.DEMO_VERSION}-{sample_rate}"
-            demo.make_demo(folder, sample_rate=sample_rate)
+            folder = cache_dir / f"demo-{demo.DEMO_VERSION}-{data.sample_rate}"
+            demo.make_demo(folder, sample_rate=data.sample_rate)
             root = folder / name
-        corpora[name] = prepare(root, name, sample_rate, cache_dir)
+        corpora[name] = prepare(root, name, data.sample_rate, cache_dir)
     return corpora
-
-
-def _root_problem(name: str, root: str, synthetic: bool) -> str:
-    """What is wrong with a corpus's folder, as far as that is known before its recordings are read."""
-    field = f"data.{name}_root"
-    if not root:
-        wanted = "it must be a folder of recordings (or --config.data.synthetic=True for generated sound)"
-        return "" if synthetic else f"{field} is empty, {wanted}"
-    try:
-        check_root(Path(root), field, KNOWN)
-    except DataError as error:
-        return str(error)
-    return ""

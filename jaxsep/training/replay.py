@@ -1,14 +1,13 @@
-"""Steps whose loss or gradient was no number: what is kept of them, and how they are replayed.
+"""Skipped steps, whose loss or gradient was not finite: what is kept of them, and their replay.
 
-A skipped step changes nothing of the state but its count. Of the first few a run keeps in its folder
+A skipped step changes nothing in the state but the count of steps. Of the first few, a run keeps
 
     skipped/epochE-stepS.npz    the recipes of the batch, E and S counting from 1
-    skipped/epochE-stepS/       the state that it met, as a checkpoint
+    skipped/epochE-stepS/       the state that the step met, as a checkpoint
 
-so that the step can be taken again as it was.
+so that each can be taken again as it was.
 """
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,17 +18,18 @@ import numpy as np
 import optax
 
 from jaxsep import models
+from jaxsep.console import progress as progress_bar
 from jaxsep.data.mixtures.dynamic import Arrays, draw, render
 from jaxsep.data.mixtures.recipes import load_recipes, save_recipes
 from jaxsep.data.mixtures.sampler import Pool
 from jaxsep.evaluation.tables import table
-from jaxsep.training.build import Parts, build_loss, build_step, fresh_state
+from jaxsep.training.build import Components, build_loss, build_step, fresh_state
 from jaxsep.training.checkpoint import read_checkpoint, write_checkpoint
 from jaxsep.training.devices import Devices
 from jaxsep.training.state import TrainState
 
 FOLDER = "skipped"
-MOST_KEPT = 10  # a state is some MB; all skipped steps are in metrics.jsonl
+MOST_KEPT = 10  # a state takes some MB; metrics.jsonl names all skipped steps
 
 
 class Place(NamedTuple):
@@ -38,133 +38,111 @@ class Place(NamedTuple):
     epoch: int
     step: int
 
-    @property
-    def name(self) -> str:
-        return f"epoch{self.epoch + 1}-step{self.step + 1}"
 
-
-def keep(workdir: Path, parts: Parts, after: TrainState, place: Place, count: int) -> str:
-    """Keep what replays a step, unless `count`, the steps skipped so far, is large. Returns a line about it.
+def keep(
+    workdir: Path, components: Components, before: TrainState, place: Place, count: int
+) -> str:
+    """Keep what replays a skipped step, unless `count`, of the steps skipped so far, is large.
 
     Args:
-      after: the state behind the step.
+      before: the state that the step met.
+
+    Returns:
+      A line for the user.
 
     Raises:
       RunError, DataError: it cannot be written.
     """
-    happened = f"epoch {place.epoch + 1}, step {place.step + 1}: skipped, its loss or gradient is no number"
+    happened = (
+        f"epoch {place.epoch + 1}, step {place.step + 1} skipped: non-finite loss or gradient"
+    )
     if count > MOST_KEPT:
-        return f"{happened} (number {count}; the first {MOST_KEPT} are kept in {workdir / FOLDER})"
-    config, pool = parts.config, parts.sets.pools["train"]
+        return f"{happened} (number {count}; {workdir / FOLDER} has the first {MOST_KEPT})"
+    config, pool = components.config, components.pipeline.pools["train"]
     size = config.train.batch_size
-    recipes = draw(
-        pool, config.seed, place.epoch, np.arange(place.step * size, (place.step + 1) * size)
-    )
-    folder = workdir / FOLDER / place.name
-    if not folder.exists():  # a run that went on from before it gets here again
-        before = dataclasses.replace(after, step=after.step - 1)
-        write_checkpoint(folder, before, {"epoch": place.epoch, "step": place.step})
-    save_recipes(
-        folder.with_name(f"{place.name}.npz"), recipes, pool
-    )  # last: it says that the step is there
-    return f"{happened}; {_command(parts, workdir)} shows why"
+    indices = np.arange(place.step * size, (place.step + 1) * size)
+    folder = workdir / FOLDER / f"epoch{place.epoch + 1}-step{place.step + 1}"
+    if not folder.exists():  # it does when a run went on from a checkpoint before this step
+        write_checkpoint(folder, before, place._asdict())
+    recipes = draw(pool, config.seed, place.epoch, indices)
+    save_recipes(folder.with_name(f"{folder.name}.npz"), recipes, pool)  # last: marks completeness
+    return f"{happened}; {_command(components, workdir)} shows why"
 
 
-def too_many(parts: Parts, workdir: Path, in_a_row: int) -> str:
-    """What is said when a run stops for it."""
+def too_many(components: Components, workdir: Path, in_a_row: int) -> str:
+    """The message of a run that ends because of skipped steps."""
     return (
-        f"{in_a_row} steps in a row had a loss or gradient that is no number (train.max_skipped). The parameters of before are "
-        f"saved in {workdir}/checkpoints; {_command(parts, workdir)} shows what they had to do"
+        f"{in_a_row} steps in a row had a non-finite loss or gradient (train.max_skipped). "
+        f"The parameters from before them are saved in {workdir}/checkpoints; "
+        f"{_command(components, workdir)} shows the mixtures that they were given"
     )
 
 
-def _command(parts: Parts, workdir: Path) -> str:
-    family = parts.config.model.family
+def _command(components: Components, workdir: Path) -> str:
+    family = components.config.model.family
     trust = "" if family in models.FAMILIES else f" --config.model.family={family}"
     return f"python -m jaxsep.main --mode replay --workdir {workdir}{trust}"
 
 
-def replay(parts: Parts, workdir: Path, devices: Devices) -> None:
-    """Take every skipped step that was kept again, and print what each of its mixtures does.
+def replay(components: Components, workdir: Path, devices: Devices) -> None:
+    """Take every kept step again, and print what each of its mixtures does by itself.
 
     Raises:
       RunError: a kept step is damaged or incomplete.
       DataError: its recipes are damaged, or of other recordings.
     """
-    tx, step = build_step(parts, devices)
-    train_step, look = devices.train_step(step), jax.jit(_look(parts))
-    places = sorted((workdir / FOLDER).glob("epoch*-step*.npz"), key=_order)
-    like = fresh_state(parts, tx)
-    for path in places:
-        state, progress = read_checkpoint(path.with_suffix(""), like)
-        batch = render(
-            parts.sets.pools["train"], recipes := load_recipes(path, parts.sets.pools["train"])
-        )
-        rows = devices.rows(parts.config.train.batch_size)
-        mine = {name: array[rows] for name, array in batch.items()}
-        _, metrics = train_step(
-            devices.copy(state), devices.divide(mine), np.int32(progress["epoch"])
-        )
-        values = {name: float(metrics[name]) for name in ("loss", "grad_norm", "skipped")}
-        verdict = (
-            "skipped again"
-            if values["skipped"]
-            else "finite now, on other devices or with other versions"
-        )
+    pool = components.pipeline.pools["train"]
+    tx, step = build_step(components, devices)
+    train_step, examine = devices.train_step(step), jax.jit(_make_examine(components))
+    like = fresh_state(components, tx)
+    paths = (workdir / FOLDER).glob("epoch*-step*.npz")
+    for path in sorted(paths, key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)]):
+        state, place = read_checkpoint(path.with_suffix(""), like)
+        recipes = load_recipes(path, pool)
+        batch = render(pool, recipes)
+        rows = devices.rows(components.config.train.batch_size)
+        own_rows = devices.divide({name: array[rows] for name, array in batch.items()})
+        _, metrics = train_step(devices.copy(state), own_rows, np.int32(place["epoch"]))
+        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        again = "skipped again" if metrics["skipped"] else "finite on these devices and versions"
         print(
-            f"\nepoch {progress['epoch'] + 1}, step {progress['step'] + 1}: loss {values['loss']:.4g} dB, "
-            f"gradient norm {values['grad_norm']:.4g}: {verdict}"
+            f"\nepoch {place['epoch'] + 1}, step {place['step'] + 1}: "
+            f"loss {loss:.4g} dB, gradient norm {norm:.4g}: {again}"
         )
-        _show(
-            parts,
-            recipes,
-            [look(state.params, _one(batch, n)) for n in range(recipes["index"].size)],
-        )
+        examined = [
+            examine(state.params, {name: array[n : n + 1] for name, array in batch.items()})
+            for n in progress_bar(range(recipes["index"].size), unit="mixture", leave=False)
+        ]
+        _print_mixtures(pool, recipes, examined)
 
 
-def _order(path: Path) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", path.stem)]
+def _make_examine(components: Components) -> Any:
+    """(params, batch of one) -> loss, norm of its gradient, whether the estimates are finite."""
+    loss_fn = build_loss(components)
 
-
-def _look(parts: Parts) -> Any:
-    """(params, batch of one) -> the loss of the mixture, its gradient's norm, and whether its estimates are finite."""
-    loss_fn = build_loss(parts)
-
-    def look(params: Any, batch: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def examine(params: Any, batch: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         loss, grads = jax.value_and_grad(lambda p: jnp.mean(loss_fn(p, batch)[0]))(params)
-        estimates = parts.module.apply({"params": params}, batch["mixture"])
+        estimates = components.module.apply({"params": params}, batch["mixture"])
         return loss, optax.tree.norm(grads), jnp.isfinite(estimates).all()
 
-    return look
+    return examine
 
 
-def _one(batch: Arrays, n: int) -> Arrays:
-    return {name: array[n : n + 1] for name, array in batch.items()}
-
-
-def _show(parts: Parts, recipes: Arrays, found: list[tuple[Any, Any, Any]]) -> None:
+def _print_mixtures(pool: Any, recipes: Arrays, examined: list[tuple[Any, Any, Any]]) -> None:
     lines, bad = [], []
-    for n, (loss, gradient, finite) in enumerate(found):
-        index = int(recipes["index"][n])
-        if not (np.isfinite(loss) and np.isfinite(gradient)):
-            bad.append(str(index))
-        numbers = [
-            f"{float(loss):.2f}",
-            f"{float(gradient):.3g}",
-            "finite" if finite else "not finite",
-        ]
-        lines.append([str(index), *numbers, _recordings(parts, recipes, n)])
+    for n, (loss, norm, finite) in enumerate(examined):
+        index = str(recipes["index"][n])
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            bad.append(index)
+        estimates = "finite" if finite else "not finite"
+        numbers = [f"{float(loss):.2f}", f"{float(norm):.3g}"]
+        lines.append([index, *numbers, estimates, _recordings(pool, recipes, n)])
     print(table(["mixture", "loss (dB)", "|gradient|", "estimates", "recordings"], lines))
-    print(
-        f"no numbers from mixture {', '.join(bad)}"
-        if bad
-        else "every mixture by itself gives numbers"
-    )
+    print(f"not finite: mixture {', '.join(bad)}" if bad else "each mixture by itself is finite")
 
 
-def _recordings(parts: Parts, recipes: Arrays, n: int) -> str:
+def _recordings(pool: Any, recipes: Arrays, n: int) -> str:
     """Which recordings a mixture is made of, and where its segment starts in each."""
-    pool = parts.sets.pools["train"]
     if not isinstance(pool, Pool):
         return pool.source.paths[recipes["recording"][n, 0]]
     slots = zip(recipes["corpus"][n], recipes["recording"][n], recipes["offset"][n], strict=True)

@@ -10,16 +10,16 @@ from jaxsep.training.devices import Devices
 
 
 class Stop:
-    """Remembers SIGINT or SIGTERM, to be answered between two steps; a second SIGINT interrupts at once.
+    """Remembers SIGINT or SIGTERM until `check` is called; a second SIGINT interrupts at once.
 
-    Many processes stop after the same step, whichever of them was told to.
+    Many processes stop after the same step, whichever of them got the signal.
     """
 
     def __init__(self, devices: Devices) -> None:
         self.number = 0
         self._devices = devices
-        self._asked: Any = 0
-        self._before = {
+        self._agreed: Any = 0
+        self._handlers = {
             number: signal.signal(number, self._remember)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -29,16 +29,15 @@ class Stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def check(self) -> None:
-        """Raise Interrupted where a signal has arrived; to be called by all processes, step by step."""
+        """Raise Interrupted if a signal has arrived; all processes call this step by step."""
         number = self.number
-        if (
-            jax.process_count() > 1
-        ):  # what was known one call ago: by now the devices have agreed on it
-            number, self._asked = int(self._asked), self._devices.largest(self.number)
+        if jax.process_count() > 1:
+            # The answer to the question of one call ago: the devices have agreed on it by now.
+            number, self._agreed = int(self._agreed), self._devices.largest(self.number)
         if number:
             raise Interrupted(number)
 
     def close(self) -> None:
-        """Give the signals back to whoever had them."""
-        for number, handler in self._before.items():
+        """Give the signals back to their former handlers."""
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)

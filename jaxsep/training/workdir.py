@@ -1,9 +1,8 @@
-"""A run's folder: whose it is and what was run in it."""
+"""A run's folder, the workdir: which run it belongs to, and which configuration was run in it."""
 
 import fcntl
 import os
 import platform
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,18 +10,24 @@ from pathlib import Path
 from jaxsep import models
 from jaxsep.config import load as settings
 from jaxsep.config.schema import Config
+from jaxsep.console import say
 from jaxsep.errors import ConfigError
 from jaxsep.files import atomic_file, read_text
-from jaxsep.training.build import Parts
+from jaxsep.training.build import Components
 
 LOCK = "lock"
 
 
-def claim(workdir: Path, parts: Parts, held: ExitStack) -> None:
-    """Make workdir this run's: lock it, write its config.json and recipes, or find them to be the same run's."""
+def claim(workdir: Path, components: Components, held: ExitStack) -> None:
+    """Lock workdir for this run until `held` closes, and write config.json and the recipes.
+
+    Raises:
+      ConfigError: the folder holds another run or other files, is in use, or cannot be written.
+      DataError: its recipes were drawn from other recordings.
+    """
     saved = workdir / "config.json"
     if saved.exists():
-        different = settings.differences(read_config(workdir), parts.config)
+        different = settings.differences(read_config(workdir), components.config)
         if different:
             raise ConfigError(
                 f"--workdir {workdir} holds another run: {'; '.join(different)}; use another folder"
@@ -31,25 +36,23 @@ def claim(workdir: Path, parts: Parts, held: ExitStack) -> None:
         entry.name != LOCK and ".tmp-" not in entry.name for entry in workdir.iterdir()
     ):
         raise ConfigError(
-            f"--workdir {workdir} is neither empty nor a run's folder (no config.json); use another folder"
+            f"--workdir {workdir} is neither empty nor a run's folder (no config.json); "
+            "use another folder"
         )
-    parts.sets.check_recipes(workdir / "recipes")
+    components.pipeline.check_recipes(workdir / "recipes")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        held.enter_context(locked(workdir))
-        write_text(saved, settings.to_json(parts.config))
-        parts.sets.save_recipes(workdir / "recipes")
+        held.enter_context(_locked(workdir))
+        with atomic_file(saved, "w") as stream:
+            stream.write(settings.to_json(components.config))
+        components.pipeline.save_recipes(workdir / "recipes")
     except OSError as error:
         raise ConfigError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder; the system lets it go when the process ends, however it ends.
-
-    Raises:
-      ConfigError: another run has it.
-    """
+def _locked(workdir: Path) -> Iterator[None]:
+    """Keep other runs out. The system releases the lock when the process ends, however it ends."""
     with open(workdir / LOCK, "a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,13 +60,11 @@ def locked(workdir: Path) -> Iterator[None]:
             lock.seek(0)
             owner = lock.read(200).strip()
             raise ConfigError(
-                f"--workdir {workdir}: another run is at work there ({owner}); wait for it, or use another folder"
+                f"--workdir {workdir}: another run is at work there ({owner}); "
+                "wait for it, or use another folder"
             ) from error
         except OSError as error:  # a network disk without locks
-            print(
-                f"warning: {workdir} cannot be locked ({error.strerror}): keep other runs out",
-                file=sys.stderr,
-            )
+            say(f"warning: {workdir} cannot be locked ({error.strerror}): keep other runs out")
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}\n")
         lock.flush()
@@ -74,7 +75,7 @@ def read_config(workdir: Path) -> Config:
     """The configuration in a run's folder.
 
     Raises:
-      ConfigError: it cannot be read, or has fields that are missing, unknown or wrong: all of them.
+      ConfigError: it cannot be read, or fields are missing, unknown or wrong: all of them.
     """
     try:
         return settings.from_json(read_text(workdir / "config.json"))
@@ -87,12 +88,12 @@ def read_config(workdir: Path) -> Config:
 
 
 def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> Config:
-    """A run's configuration with other data perhaps, for what is done with the run afterwards.
+    """A run's configuration, perhaps with other data, for `--mode evaluate` and `--mode replay`.
 
     Args:
-      overrides: '--config.field=value'. Of a network outside jaxsep '--config.model.family=package.module:Class' allows to run
-        its code: what stands in a file is no reason to run anything.
-      mode: what is done, for the messages.
+      overrides: '--config.field=value'. '--config.model.family=package.module:Class' allows to
+        run the code of a network outside jaxsep: that a file names it is not enough.
+      mode: for the messages.
 
     Raises:
       ConfigError: more than that is changed, or the network is not allowed.
@@ -111,13 +112,7 @@ def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> Config:
     trusted = any(override.startswith("--config.model.family=") for override in overrides)
     if family not in models.FAMILIES and not trusted:
         raise ConfigError(
-            f"model.family is {family!r} in {workdir}/config.json, a network outside jaxsep, which --mode {mode} would import "
-            f"and run; --config.model.family={family} allows it"
+            f"model.family is {family!r} in {workdir}/config.json, a network outside jaxsep, which "
+            f"--mode {mode} would import and run; --config.model.family={family} allows it"
         )
     return config
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with atomic_file(path) as stream:
-        stream.write(text.encode())

@@ -1,4 +1,4 @@
-"""Real limits for the fault tests: a disk that is full, files that may not grow, memory that may not."""
+"""Real limits for the fault tests: of a disk, of the size of files, of memory."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ from runs import ROOT
 
 @contextmanager
 def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of its own at `folder` that holds so much; needs the right to mount, else the test is skipped."""
+    """A file system of so much at `folder`. Skips the test where mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "jaxsep", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -45,8 +45,11 @@ os.execv(words[0], words)
 def limited(
     words: list[str], *, largest_file: int | None = None, most_memory: int | None = None
 ) -> list[str]:
-    """A command under limits. largest_file: bytes; no file can grow beyond, writing fails as it does on a full disk.
-    most_memory: bytes that the process may map."""
+    """A command under limits.
+
+    largest_file: bytes; writing more fails as it does on a full disk. most_memory: bytes that the
+    process may map.
+    """
     for limit, size in ((resource.RLIMIT_FSIZE, largest_file), (resource.RLIMIT_AS, most_memory)):
         if size is not None:  # not by preexec_fn, which would fork a process that has threads
             words = [sys.executable, "-c", _LIMITED, str(limit), str(size), *words]
@@ -60,7 +63,7 @@ def command(
     timeout: float = 300,
     **options,
 ) -> subprocess.CompletedProcess:
-    """python -m MODULE ARGUMENTS in a process of its own, its output as text. largest_file: see `limited`."""
+    """python -m MODULE ARGUMENTS in a process of its own. largest_file: see `limited`."""
     words = limited([sys.executable, "-m", module, *map(str, arguments)], largest_file=largest_file)
     options["env"] = os.environ | options.get("env", {})
     return subprocess.run(

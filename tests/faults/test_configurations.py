@@ -26,7 +26,7 @@ from jaxsep.config import load as settings
 from jaxsep.config.schema import FIELDS, flatten
 from jaxsep.errors import ConfigError, DataError
 from jaxsep.main import main
-from jaxsep.training.build import Parts, build, build_step, fresh_state
+from jaxsep.training.build import Components, build, build_step, fresh_state
 from jaxsep.training.devices import Devices
 
 GAMMA = "weighting.gamma"
@@ -153,7 +153,7 @@ def refused(config: Path, workdir: Path, message: str) -> None:
     assert not workdir.exists()
 
 
-def attempt(config: Path, workdir: Path) -> Parts | None:
+def attempt(config: Path, workdir: Path) -> Components | None:
     """The parts of an experiment, or None where the command refuses them as it should."""
     try:
         return build(settings.load(str(config)))
@@ -162,7 +162,7 @@ def attempt(config: Path, workdir: Path) -> Parts | None:
     return None
 
 
-def one_step(parts: Parts) -> None:
+def one_step(parts: Components) -> None:
     """A real step on a real batch, whose results are all numbers."""
     devices, train = Devices(), parts.config.train
     tx, step = build_step(parts, devices)

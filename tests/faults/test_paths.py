@@ -30,7 +30,8 @@ from jaxsep.main import main
 from jaxsep.open_data import unpack
 from jaxsep.report import __main__ as report
 from jaxsep.report.runs import read_runs
-from jaxsep.training.experiment import evaluate_run, finished
+from jaxsep.training.experiment import evaluate_run
+from jaxsep.training.results import finished
 from jaxsep.training.workdir import read_config
 
 ENTRIES = [

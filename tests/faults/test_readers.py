@@ -44,8 +44,8 @@ from jaxsep.report import tables as report_tables
 from jaxsep.report.page import page
 from jaxsep.report.players import read_excerpts
 from jaxsep.report.runs import read_runs
-from jaxsep.training.experiment import finished
 from jaxsep.training.metric_writer import _cut
+from jaxsep.training.results import finished
 from jaxsep.training.workdir import read_config
 
 fuzzed = pytest.mark.parametrize("times", EXAMPLES)

@@ -1,4 +1,4 @@
-"""A training of many epochs in one process: memory, open files and threads stay what they were.
+"""A training of many epochs in one process: memory, open files and threads do not grow.
 
 JAXSEP_SOAK_MINUTES=15 bash launch/test.sh -m slow -n 0 -s tests/faults/test_soak.py
 """
@@ -29,8 +29,11 @@ def measure(process) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_memory_files_and_threads_do_not_grow(tmp_path, pack_cache):
-    """Epochs of some seconds with validation, a record at every step, a checkpoint every few seconds. (With thousands of these
-    orbax's writer shows: it keeps 18 kB of each, as a loop of nothing but checkpoints does.)"""
+    """Epochs of some seconds with validation, a record of every step, a checkpoint every 6 s.
+
+    (With thousands of checkpoints orbax shows: it keeps 18 kB of each, as a loop of nothing but
+    checkpoints does.)
+    """
     workdir = tmp_path / "run"
     fields = {
         "num_epochs": 10**6,
@@ -65,7 +68,7 @@ def test_memory_files_and_threads_do_not_grow(tmp_path, pack_cache):
     for name in seen[0]:
         values = [one[name] for one in seen]
         tenth = max(1, len(values) // 10)
-        # What a thread or a file of the moment adds is in both; what grows is in the last tenth alone.
+        # What a thread or file of the moment adds is in both; growth is in the last tenth alone.
         start, end = max(values[:tenth]), max(values[-tenth:])
         print(f"{name:12} {start:8.1f} at the start {end:8.1f} at the end")
         assert end <= start * 1.05, name

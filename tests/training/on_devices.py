@@ -7,6 +7,7 @@ of an epoch that each process renders, OUT/PROCESS.npy. Run by test_devices.py:
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxsep.data import synthetic as demo
 from jaxsep.objective.pmf import apply, pmf
 from jaxsep.training import gradients as accumulate
 from jaxsep.training.devices import Devices
-from jaxsep.training.input_pipeline import open_sets
+from jaxsep.training.input_pipeline import open_pipeline
 from jaxsep.training.step import separation_loss_fn
 
 BATCH, STEPS = 16, 5
@@ -141,22 +142,24 @@ def steps(devices, weigh, is_network, granularity, part):
 def recipes(devices, folder):
     """The indices of the mixtures that this process renders in an epoch of eight batches."""
     demo.make_demo(folder, sample_rate=8000)
-    sets = open_sets(
-        speech_root=str(folder / "speech"),
-        environment_root=str(folder / "environment"),
-        premixed_root="",
-        premixed_roles=(),
-        synthetic=True,
-        cache_dir=folder,
-        sample_rate=8000,
-        segment_seconds=0.1,
-        slots=("speech", "environment"),
-        active_counts=(),
-        max_snr_db=5.0,
-        short_clips="pad",
-        mixtures_val=4,
-        mixtures_test=4,
-        eval_seed=0,
+    sets = open_pipeline(
+        SimpleNamespace(
+            speech_root=str(folder / "speech"),
+            environment_root=str(folder / "environment"),
+            premixed_root="",
+            premixed_roles=(),
+            synthetic=True,
+            cache_dir=folder,
+            sample_rate=8000,
+            segment_seconds=0.1,
+            slots=("speech", "environment"),
+            active_counts=(),
+            max_snr_db=5.0,
+            short_clips="pad",
+            mixtures_val=4,
+            mixtures_test=4,
+            eval_seed=0,
+        ),
         pad_seconds=0.25,
     )
     batches = sets.train_batches(devices, seed=0, batch_size=BATCH, mixtures_per_epoch=8 * BATCH)
