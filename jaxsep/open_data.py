@@ -35,10 +35,9 @@ from jaxsep.data.open_sets import (
     obtain,
 )
 from jaxsep.data.packs.corpus import prepare
-from jaxsep.data.packs.format import HEADER
+from jaxsep.data.packs.format import HEADER, describe
 from jaxsep.errors import DataError
 from jaxsep.files import atomic_file, default_cache, display, read_json
-from jaxsep.prepare import describe
 
 RATE = 8000
 BYTES_PER_SAMPLE = 4

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxsep.data.layouts import SPLITS
+from jaxsep.data.layouts import PREMIXED_FIELD, PREMIXED_SPLITS, SPLITS
 from jaxsep.data.mixtures.dynamic import copy_segment, draw, power_ratio, remove_mean, render
 from jaxsep.data.mixtures.recipes import Arrays, check_indices, uniforms
 from jaxsep.data.mixtures.sampler import segment_samples
 from jaxsep.data.packs.corpus import ClassTable
 from jaxsep.data.packs.premixed import Premixed, open_premixed, premixed_table, prepare_premixed
-from jaxsep.data.premixed_layout import FIELD, SPLIT_FOLDERS
 from jaxsep.errors import DataError
 
 __all__ = [
@@ -74,7 +73,7 @@ def make_premixed_pool(
     mixtures = np.flatnonzero(premixed.splits == SPLITS.index(split))
     if not mixtures.size:
         raise DataError(
-            f"{FIELD}: has no {split} mixtures; needed: one of the folders {', '.join(SPLIT_FOLDERS[split])}"
+            f"{PREMIXED_FIELD}: has no {split} mixtures; needed: one of the folders {', '.join(PREMIXED_SPLITS[split])}"
         )
     whole = segment_seconds is None
     longest = int(premixed.lengths[mixtures].max())

@@ -20,7 +20,6 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxsep.data.packs.schema import typed
 from jaxsep.errors import DataError
 from jaxsep.files import atomic_file, display, read_arrays
 
@@ -122,7 +121,9 @@ def load_recipes(path: str | os.PathLike, pool: AnyPool | None = None) -> Arrays
     shown = display(path)
     try:
         stored = read_arrays(Path(path))
-        recipes: Arrays = typed(stored, RECIPE_TYPES)
+        recipes: Arrays = {
+            name: stored[name].astype(kind, casting="safe") for name, kind in RECIPE_TYPES.items()
+        }
         made_with = (
             tuple(stored["corpus_names"].tolist()),
             tuple(stored["fingerprints"].tolist()),
