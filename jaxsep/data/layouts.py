@@ -12,7 +12,7 @@
 
 | recognised by | class | group | splits |
 | --- | --- | --- | --- |
-| {tr,cv,tt}/mix, s1, s2, ... with the same file names in each role | speaker | `speech` | tr, cv, tt |
+| {tr,cv,tt}/mix, s1, s2, ... with the same file names in each | speaker | `speech` | tr, cv, tt |
 
 Below each of them stands what recognises it and what reads it. Names of folders and files, and what
 is in tables, come from strangers: whatever cannot be used ends in a DataError that names it.
