@@ -1,8 +1,6 @@
 """Small datasets in the published layouts, written to a temporary folder: real files, made-up sounds."""
 
 import csv
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +17,6 @@ def noise(seed: int, samples: int) -> np.ndarray:
 def write(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str = "FLOAT") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate, subtype=subtype)
-
-
-def sign_pack(folder: Path) -> None:
-    """Put the checksum of a pack's index into its header: as somebody does who changes the index on purpose."""
-    header = json.loads((folder / "corpus.json").read_text())
-    header["index_sha256"] = hashlib.sha256((folder / "index.npz").read_bytes()).hexdigest()
-    (folder / "corpus.json").write_text(json.dumps(header))
 
 
 def write_tree(
@@ -85,13 +76,10 @@ def write_roles(
 ) -> None:
     """mix, s1, s2 (and with `noisy` mix_clean, mix_both and noise in place of mix)."""
     s1, s2, background = (np.round(noise(3 * seed + k, samples) * 2**15) / 2**15 for k in range(3))
-    signals = {"s1": s1, "s2": 0.5 * s2, "mix": s1 + 0.5 * s2}
+    s2, mix = 0.5 * s2, s1 + 0.5 * s2
+    signals = {"s1": s1, "s2": s2, "mix_clean" if noisy else "mix": mix}
     if noisy:
-        signals |= {
-            "mix_clean": signals.pop("mix"),
-            "noise": background,
-            "mix_both": s1 + 0.5 * s2 + background,
-        }
+        signals |= {"noise": background, "mix_both": mix + background}
     for role, signal in signals.items():
         write(folder / role / name, signal, rate, subtype="PCM_16")
 
