@@ -279,7 +279,7 @@ DAMAGES = {
     "list": (lambda folder: (folder / "corpus.json").write_text("[]"), "format version None"),
     "short audio": (lambda folder: os.truncate(folder / "audio.f32", 4000), "has 4000 bytes; must"),
     "odd audio": (lambda folder: os.truncate(folder / "audio.f32", 3), "has 3 bytes; must be 4 ×"),
-    "no audio": (lambda folder: (folder / "audio.f32").unlink(), "has 0 bytes"),
+    "no audio": (lambda folder: (folder / "audio.f32").unlink(), "audio.f32: cannot be read"),
     "short index": (lambda folder: os.truncate(folder / "index.npz", 900), "index.npz: is damaged"),
     "no index": (lambda folder: (folder / "index.npz").unlink(), "index.npz: is damaged"),
 }

@@ -192,8 +192,6 @@ def _read_header(folder: Path) -> dict[str, Any]:
 
 def _read_index(path: Path, checksum: str) -> dict[str, np.ndarray]:
     try:
-        if not path.is_file():  # opening a pipe would wait for its other end
-            raise ValueError("it is no regular file")
         with open(path, "rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != checksum:
                 raise ValueError(f"its SHA-256 is not the one in {HEADER}")
@@ -204,15 +202,14 @@ def _read_index(path: Path, checksum: str) -> dict[str, np.ndarray]:
 
 def _map_audio(path: Path, num_samples: int) -> np.memmap:
     try:
-        size = path.stat().st_size if path.is_file() else 0
-        if size != 4 * num_samples:
-            raise DataError(
-                f"{display(path)}: has {size} bytes; must be 4 × {num_samples}: "
-                f"pack the corpus again"
-            )
-        return np.memmap(path, dtype="<f4", mode="r")
+        size = path.stat().st_size
+        if size == 4 * num_samples:
+            return np.memmap(path, dtype="<f4", mode="r")
     except OSError as error:
         raise DataError(f"{display(path)}: cannot be read ({error.strerror})") from error
+    raise DataError(
+        f"{display(path)}: has {size} bytes; must be 4 × {num_samples}: pack the corpus again"
+    )
 
 
 def _frozen(value: Any) -> Any:
