@@ -37,46 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m jaxsep.prepare",
-        description="Packs a dataset once and says what is in it.",
+        description="Packs a dataset once and says what is in it. Defaults are in brackets.",
     )
-    parser.add_argument(
-        "root",
-        help="a dataset: ESC-50, WSJ0-2mix, WHAM!, Libri2Mix, or {train,val,test}/CLASS/*.wav",
-    )
-    parser.add_argument(
-        "--name",
-        required=True,
-        choices=("speech", "environment", "premixed"),
-        help="what it serves as",
-    )
-    parser.add_argument(
-        "--sample-rate",
-        type=int,
-        default=8000,
-        metavar="HZ",
-        help="rate to pack at (default: 8000)",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        default=default_cache(),
-        metavar="DIR",
-        help="folder of packs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--roles",
-        default="",
-        metavar="MIX,S1,...",
-        help="premixed: the roles (default: mix, s1, s2, ...)",
-    )
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out recordings that cannot be used, and list them",
-    )
-    parser.add_argument(
-        "--verify", action="store_true", help="check the dataset and the pack made of it"
-    )
+    add, names = parser.add_argument, ("speech", "environment", "premixed")
+    add("root", help="ESC-50, WSJ0-2mix, WHAM!, Libri2Mix, or {train,val,test}/CLASS/*.wav")
+    add("--name", required=True, choices=names, help="what it serves as")
+    add("--sample-rate", type=int, default=8000, metavar="HZ", help="rate of the pack (8000)")
+    add("-o", "--output", default=default_cache(), metavar="DIR", help="of packs (%(default)s)")
+    add("--roles", default="", metavar="MIX,S1,...", help="of a premixed set (mix, s1, s2, ...)")
+    add("--skip-bad", action="store_true", help="leave out and list what cannot be used")
+    add("--verify", action="store_true", help="check the dataset and the pack made of it")
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""Small datasets in the published layouts, written to a temporary folder: real files, made-up sounds."""
+"""Small datasets in the published layouts, in a temporary folder: real files, made-up sounds."""
 
 import csv
 from pathlib import Path
@@ -51,7 +51,8 @@ def write_esc50(
     return root
 
 
-# (split folder, utterance of s1, its level, utterance of s2, its level, samples): 011 and 20a speak in several mixtures.
+# (split folder, utterance of s1, its level, utterance of s2, its level, samples). 011 and 20a speak
+# in several mixtures.
 WSJ0 = (
     ("tr", "011a0101", "1.8", "20aa010b", "-1.8", 9000),
     ("tr", "011a0101", "0.5", "22ga0102", "-0.5", 12000),
@@ -64,7 +65,7 @@ WSJ0 = (
 
 
 def write_wsj0(root: Path) -> Path:
-    """WSJ0-2mix as published: root/2speakers/wav8k/min/{tr,cv,tt}/{mix,s1,s2}, 16 bit, mix = s1 + s2."""
+    """WSJ0-2mix as published: root/2speakers/wav8k/min/{tr,cv,tt}/{mix,s1,s2}, 16 bit."""
     for seed, (split, first, level1, second, level2, samples) in enumerate(WSJ0):
         name = f"{first}_{level1}_{second}_{level2}.wav"
         write_roles(root / "2speakers" / "wav8k" / "min" / split, name, seed, samples)
@@ -93,7 +94,7 @@ LIBRI = {
 
 
 def write_libri2mix(root: Path, rate: int = RATE) -> Path:
-    """Libri2Mix as published: root/wav8k/min/{train-100,train-360,dev,test}/{mix_clean,mix_both,s1,s2,noise}."""
+    """Libri2Mix as published: root/wav8k/min/{train-100,train-360,dev,test}/{mix_clean,...}."""
     seed = 0
     for split, stems in LIBRI.items():
         for stem in stems:

@@ -52,14 +52,14 @@ class Row:
     group: str
     split: str
 
+    # The same as of a MixtureRow:
+
     @property
     def paths(self) -> tuple[str, ...]:
-        """As of a `MixtureRow`."""
         return (self.path,)
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
-        """As of a `MixtureRow`."""
         return ((self.class_name, self.group),)
 
 

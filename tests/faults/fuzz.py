@@ -1,4 +1,5 @@
-"""Mutations of real files, and a watch over the code that reads them: its time, its memory, and what it raises."""
+"""Mutations of real files, and a watch over the code that reads them: its time, its memory, and
+what it raises."""
 
 import json
 import math

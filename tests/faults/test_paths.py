@@ -1,5 +1,5 @@
-"""No name in a table, an archive or a model leads out of its folder, waits for a pipe, or makes code
-run."""
+"""No name in a table, an archive or a model leads out of its folder, waits for a pipe, or makes
+code run."""
 
 import json
 import os
@@ -208,7 +208,8 @@ MARK = "import pathlib\npathlib.Path({!r}).touch()\n"
 
 @pytest.fixture
 def stranger(tmp_path, monkeypatch):
-    """The name of a network whose module leaves a mark when it is imported; a run's folder and its bundle name it."""
+    """The name of a network whose module leaves a mark when it is imported; a run's folder and its
+    bundle name it."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "stranger.py").write_text(MARK.format(str(tmp_path / "ran")))
     monkeypatch.syspath_prepend(tmp_path / "code")

@@ -258,7 +258,8 @@ def test_a_published_file_that_claims_to_be_one_of_two_disks(reference_dir, tmp_
 
 
 def doubling(last: bytes) -> bytes:
-    """A tuple of three tuples of three …, 60 deep and shared: small, but without end to anyone who walks through it."""
+    """A tuple of three tuples of three …, 60 deep and shared: small, but without end to anyone who
+    walks through it."""
     return b")" + b"".join(b"q\x01h\x01h\x01\x87" for _ in range(60)) + last
 
 

@@ -264,7 +264,8 @@ def written(folder: Path, signals, form: str = "WAV", subtype: str = "PCM_16") -
     return paths
 
 
-# error: added to one sample; three steps of the format are what rounding or cutting off three files explains.
+# error: added to one sample. Rounding or cutting off three files explains three steps of the
+# format.
 @pytest.mark.parametrize(
     ("form", "subtype", "gain", "error", "adds_up"),
     [

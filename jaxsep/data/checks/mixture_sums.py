@@ -28,13 +28,8 @@ ARITHMETIC = 2.0**-21
 
 
 class Sum(NamedTuple):
-    """How far a mixture is from `gain` times the sum of its sources.
-
-    Attributes:
-        gain: 1, or the level at which the mixture was written.
-        deviation: the largest of a sample.
-        tolerance: the largest that rounding explains.
-    """
+    """How far a mixture is from `gain` times the sum of its sources: the largest deviation of a
+    sample, and the largest that rounding explains."""
 
     gain: float
     deviation: float
@@ -80,17 +75,16 @@ def sums(
         else:
             checked[path] = one
     worst_first = sorted(checked, key=lambda path: -checked[path].deviation)
+    right = [path for path in worst_first if checked[path].adds_up]
     wrong = [path for path in worst_first if not checked[path].adds_up]
-    scaled = [p for p in worst_first if checked[p].adds_up and checked[p].gain != 1]
-    result = [f"{len(checked) - len(wrong):,} of {len(mixtures):,} add up"]
+    scaled = [path for path in right if checked[path].gain != 1]
+    result = [f"{len(right):,} of {len(mixtures):,} add up"]
     if worst_first:
         worst = worst_first[0]
         result.append(f"largest deviation {checked[worst].deviation:.1e} ({display(worst)})")
     if scaled:
-        gain = checked[scaled[0]].gain
-        result.append(
-            f"{len(scaled):,} at a level of their own (as {display(scaled[0])}: × {gain:.3f})"
-        )
+        example = f"{display(scaled[0])}: × {checked[scaled[0]].gain:.3f}"
+        result.append(f"{len(scaled):,} at a level of their own (as {example})")
     if unchecked:
         result.append(f"{len(unchecked):,} not checked (as {unchecked[0]})")
     lines = [

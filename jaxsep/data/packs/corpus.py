@@ -104,11 +104,8 @@ def prepare(
     def read(others: Counter[str]) -> Dataset:
         layout, rows = read_layout(root, name, sample_rate=sample_rate, others=others)
         if layout == "wsj0-2mix":
-            count = sum(row.split == "train" for row in rows)
-            say(
-                f"{name}: {count:,} training utterances in WSJ0-2mix "
-                f"(the paper: {PAPER_TRAIN_UTTERANCES:,})"
-            )
+            count = f"{sum(row.split == 'train' for row in rows):,} training utterances"
+            say(f"{name}: {count} in WSJ0-2mix (the paper: {PAPER_TRAIN_UTTERANCES:,})")
         header = {"layout": layout, "synthetic": (root / SYNTHETIC_MARKER).is_file()}
         described = [(row.class_name, row.group, row.split) for row in rows]
         facts = {"kind": KIND, "name": name, "sample_rate": sample_rate, "rows": described} | header

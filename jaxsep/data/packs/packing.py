@@ -90,15 +90,12 @@ def pack_or_open(
     lacks recordings of its dataset says so whenever it is used again (one line).
 
     Args:
-        root: a dataset, or a packed folder, which is opened.
-        read: counts what is not taken in its argument.
-        wanted: attributes that the pack must have, the name and sample_rate (Hz) among them.
-        skip_bad: leave out recordings that cannot be used, and list them.
-        progress: show a progress bar with the time left, where standard error is a terminal.
+        root, cache_dir, skip_bad, progress: as of `corpus.prepare`.
+        read: reads the dataset and counts what it does not take.
+        wanted: attributes that the pack must have, name and sample_rate (Hz) among them.
 
     Raises:
-        DataError: the rate cannot be; files cannot be used, in one list; a packed folder is not as
-            wanted; the cache cannot be written.
+        DataError: as of `corpus.prepare`.
     """
     name, rate = wanted["name"], wanted["sample_rate"]
     if not isinstance(rate, int) or not 1 <= rate <= MAX_SAMPLE_RATE:
@@ -230,7 +227,9 @@ def _pack(
                 f"warning: {title}: {len(several_channels)} files have several channels, "
                 f"averaged (as {display(first.path)}: {first.channels})"
             )
-        left_out = _refuse_or_list(root, problems, title, count, skip_bad=skip_bad) + silent
+        left_out = []
+        if problems:
+            left_out = _refuse_or_list(root, problems, title, count, skip_bad=skip_bad)
         if silent:
             say(f"{title}: {len(silent)} of {count} recordings are digital silence and left out")
         if not kept:
@@ -256,7 +255,7 @@ def _pack(
             "class_groups": [groups[name] for name in ids],
             "fingerprint": digest.hexdigest(),
             "audio_sha256": checksum.hexdigest(),
-            "left_out": left_out,
+            "left_out": left_out + silent,
         }
         finish_pack(folder, audio, header, kind.columns(arrays, measurements))
 
@@ -296,32 +295,26 @@ def _refuse_or_list(
     *,
     skip_bad: bool,
 ) -> list[tuple[str, str]]:
-    """Refuses a dataset with files that cannot be used, or says which are left out.
-
-    Either way in one list with a line for each file.
+    """Refuses a dataset with files that cannot be used, or says which are left out: in either case
+    in one list with a line for each file.
 
     Returns:
         (path of its first file, reason) of each recording that is left out.
 
     Raises:
-        DataError: there are such files and `skip_bad` is false, or no recording is left.
+        DataError: `skip_bad` is false, or no recording is left.
     """
-    if not problems:
-        return []
     title = f"{title}: {len(problems):,} of {count:,} recordings"
-    named = [one for of_row in problems.values() for one in of_row]
-    lines = "".join(f"\n  {display(root / path)}: {reason}" for path, reason in named)
-    if len(problems) == count:
-        raise DataError(f"{title} cannot be used:{lines}")
-    if not skip_bad:
-        raise DataError(
-            f"{title} cannot be used; "
-            f"--skip-bad of python -m jaxsep.prepare leaves them out:{lines}"
-        )
-    say(f"{title} are left out:{lines}")
-    left_out = []
+    lines, left_out = "", []
     for row, of_row in problems.items():
+        lines += "".join(f"\n  {display(root / path)}: {reason}" for path, reason in of_row)
         first = row.paths[0]
         reasons = (why if path == first else f"{display(path)}: {why}" for path, why in of_row)
         left_out.append((first, "; ".join(reasons)))
+    if len(problems) == count:
+        raise DataError(f"{title} cannot be used:{lines}")
+    if not skip_bad:
+        advice = "--skip-bad of python -m jaxsep.prepare leaves them out"
+        raise DataError(f"{title} cannot be used; {advice}:{lines}")
+    say(f"{title} are left out:{lines}")
     return left_out
