@@ -99,19 +99,19 @@ def prepare(
             are listed); there is no sound at all; a packed folder has another name or rate; the
             cache cannot be written.
     """
-    root = Path(root)
+    root, wanted = Path(root), {"name": name, "sample_rate": sample_rate}
 
     def read(others: Counter[str]) -> Dataset:
         layout, rows = read_layout(root, name, sample_rate=sample_rate, others=others)
         if layout == "wsj0-2mix":
             count = f"{sum(row.split == 'train' for row in rows):,} training utterances"
             say(f"{name}: {count} in WSJ0-2mix (the paper: {PAPER_TRAIN_UTTERANCES:,})")
-        header = {"layout": layout, "synthetic": (root / SYNTHETIC_MARKER).is_file()}
+        synthetic = (root / SYNTHETIC_MARKER).is_file()
+        header = wanted | {"layout": layout, "synthetic": synthetic}
         described = [(row.class_name, row.group, row.split) for row in rows]
-        facts = {"kind": KIND, "name": name, "sample_rate": sample_rate, "rows": described} | header
+        facts = header | {"kind": KIND, "rows": described}
         return Dataset(rows, header, facts, [root / ESC50_TABLE] if layout == "esc50" else ())
 
-    wanted = {"name": name, "sample_rate": sample_rate}
     return pack_or_open(
         root, read, CORPORA, cache_dir, wanted=wanted, skip_bad=skip_bad, progress=progress
     )

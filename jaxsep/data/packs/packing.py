@@ -63,7 +63,7 @@ class Dataset(NamedTuple):
 
     Attributes:
         rows: one for each recording.
-        header: attributes of its pack: layout, ...
+        header: attributes of its pack: name, layout, sample_rate, ...
         facts: what the fingerprint covers beside paths and contents of the recordings; JSON values.
         metadata: further files that it covers.
     """
@@ -119,7 +119,6 @@ def pack_or_open(
         except DataError as error:
             say(f"warning: {error}; packing again")
             shutil.rmtree(target, ignore_errors=True)
-    dataset.header.update(name=name, sample_rate=rate)
     with pack_folder(target) as folder:
         _pack(root, dataset, kind, digest, folder, skip_bad=skip_bad, progress=progress)
     return open_pack(target, kind.pack_type)

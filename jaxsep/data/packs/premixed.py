@@ -66,16 +66,16 @@ def prepare_premixed(
             cache cannot be written.
     """
     root = Path(root)
-
-    def read(others: Counter[str]) -> Dataset:
-        layout, used, rows = read_premixed(root, sample_rate, roles, others=others)
-        header = {"layout": layout, "synthetic": False, "roles": used}
-        facts = {"name": KIND, "layout": layout, "rate": sample_rate, "roles": used}
-        return Dataset(rows, header, facts | {"splits": [row.split for row in rows]})
-
     wanted: dict[str, Any] = {"name": KIND, "sample_rate": sample_rate}
     if roles:
         wanted["roles"] = tuple(roles)
+
+    def read(others: Counter[str]) -> Dataset:
+        layout, used, rows = read_premixed(root, sample_rate, roles, others=others)
+        header = wanted | {"layout": layout, "synthetic": False, "roles": used}
+        facts = {"name": KIND, "layout": layout, "rate": sample_rate, "roles": used}
+        return Dataset(rows, header, facts | {"splits": [row.split for row in rows]})
+
     return pack_or_open(
         root, read, PREMIXED_SETS, cache_dir, wanted=wanted, skip_bad=skip_bad, progress=progress
     )
