@@ -178,7 +178,9 @@ def read_signals(pack: Corpus | Premixed, bar: Any) -> tuple[np.ndarray, str]:
     checksum = hashlib.sha256()
     lengths = np.repeat(pack.lengths, files).tolist()
     with open(pack.folder / AUDIO, "rb") as stream:
-        digests = [_digest(stream, 4 * length, checksum) for length in bar(lengths, "reading")]
+        digests = [
+            _digest(stream, 4 * length, checksum) for length in bar(lengths, "reading the pack")
+        ]
     return np.array(digests, object).reshape(-1, files), checksum.hexdigest()
 
 
