@@ -197,7 +197,7 @@ def _pack(
     title, count = f"packing {name}", len(dataset.rows)
     kept: list[AnyRow] = []
     lengths, contents, measurements = [], [], []
-    several_channels: list[File] = []
+    several_channels: list[tuple[str, int]] = []
     problems: dict[AnyRow, list[tuple[str, str]]] = {}
     silent: list[tuple[str, str]] = []
     checksum = hashlib.sha256()
@@ -205,7 +205,7 @@ def _pack(
     with open(folder / AUDIO, "wb") as audio:
         for row in progress_bar(dataset.rows, desc=title, unit="file", disable=hide_bar):
             files, of_row = decode(root, row.paths, rate)
-            several_channels += [file for file in files if file.channels > 1]
+            several_channels += [(file.path, file.channels) for file in files if file.channels > 1]
             if of_row:
                 problems[row] = of_row
                 continue
@@ -221,10 +221,10 @@ def _pack(
             contents += [file.sha256 for file in files]
             measurements.append(measured)
         if several_channels:
-            first = several_channels[0]
+            path, channels = several_channels[0]
             say(
                 f"warning: {title}: {len(several_channels)} files have several channels, "
-                f"averaged (as {display(first.path)}: {first.channels})"
+                f"averaged (as {display(path)}: {channels})"
             )
         left_out = []
         if problems:
@@ -237,26 +237,33 @@ def _pack(
                 f"at least one sound is needed"
             )
         groups = {name: group for row in kept for name, group in row.classes}
-        ids = {name: index for index, name in enumerate(sorted(groups))}
-        sizes = len(kept[0].paths) * np.array(lengths, np.int64)
-        arrays = {
-            "offsets": np.cumsum(sizes) - sizes,
-            "lengths": np.array(lengths, np.int64),
-            "classes": np.array([[ids[name] for name, _ in row.classes] for row in kept], np.int32),
-            "splits": np.array([SPLITS.index(row.split) for row in kept], np.int8),
-            "paths": pack_paths([row.paths[0] for row in kept]),
-            "contents": np.frombuffer(b"".join(contents), np.uint8).reshape(len(kept), -1, 32),
-        }
         header = {
             "kind": kind.pack_type.kind,
             **dataset.header,
-            "class_names": list(ids),
-            "class_groups": [groups[name] for name in ids],
+            "class_names": sorted(groups),
+            "class_groups": [groups[name] for name in sorted(groups)],
             "fingerprint": digest.hexdigest(),
             "audio_sha256": checksum.hexdigest(),
             "left_out": left_out + silent,
         }
+        arrays = _shared_columns(kept, header["class_names"], lengths, contents)
         finish_pack(folder, audio, header, kind.columns(arrays, measurements))
+
+
+def _shared_columns(
+    rows: Sequence[AnyRow], class_names: list[str], lengths: list[int], contents: list[bytes]
+) -> dict[str, np.ndarray]:
+    """The arrays that the index of every pack is made of."""
+    ids = {name: index for index, name in enumerate(class_names)}
+    sizes = len(rows[0].paths) * np.array(lengths, np.int64)
+    return {
+        "offsets": np.cumsum(sizes) - sizes,
+        "lengths": np.array(lengths, np.int64),
+        "classes": np.array([[ids[name] for name, _ in row.classes] for row in rows], np.int32),
+        "splits": np.array([SPLITS.index(row.split) for row in rows], np.int8),
+        "paths": pack_paths([row.paths[0] for row in rows]),
+        "contents": np.frombuffer(b"".join(contents), np.uint8).reshape(len(rows), -1, 32),
+    }
 
 
 class File(NamedTuple):
