@@ -31,9 +31,9 @@ from tqdm.utils import CallbackIOWrapper
 
 from jaxsep.console import progress, say
 from jaxsep.data.packs.corpus import prepare
+from jaxsep.data.packs.format import describe
 from jaxsep.errors import DataError, JaxsepError, RunError
 from jaxsep.files import atomic_folder, default_cache, display
-from jaxsep.prepare import describe
 
 RATE = 8000  # Hz, of the packs
 BYTES_PER_SAMPLE = 4

@@ -1,8 +1,6 @@
-"""Small datasets in the published layouts, written to a temporary folder: real files, made-up sounds."""
+"""Small datasets in the published layouts, in a temporary folder: real files, made-up sounds."""
 
 import csv
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +17,6 @@ def noise(seed: int, samples: int) -> np.ndarray:
 def write(path: Path, samples: np.ndarray, rate: int = RATE, subtype: str = "FLOAT") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate, subtype=subtype)
-
-
-def sign_pack(folder: Path) -> None:
-    """Put the checksum of a pack's index into its header: as somebody does who changes the index on purpose."""
-    header = json.loads((folder / "corpus.json").read_text())
-    header["index_sha256"] = hashlib.sha256((folder / "index.npz").read_bytes()).hexdigest()
-    (folder / "corpus.json").write_text(json.dumps(header))
 
 
 def write_tree(
@@ -60,7 +51,8 @@ def write_esc50(
     return root
 
 
-# (split folder, utterance of s1, its level, utterance of s2, its level, samples): 011 and 20a speak in several mixtures.
+# (split folder, utterance of s1, its level, utterance of s2, its level, samples). 011 and 20a speak
+# in several mixtures.
 WSJ0 = (
     ("tr", "011a0101", "1.8", "20aa010b", "-1.8", 9000),
     ("tr", "011a0101", "0.5", "22ga0102", "-0.5", 12000),
@@ -73,7 +65,7 @@ WSJ0 = (
 
 
 def write_wsj0(root: Path) -> Path:
-    """WSJ0-2mix as published: root/2speakers/wav8k/min/{tr,cv,tt}/{mix,s1,s2}, 16 bit, mix = s1 + s2."""
+    """WSJ0-2mix as published: root/2speakers/wav8k/min/{tr,cv,tt}/{mix,s1,s2}, 16 bit."""
     for seed, (split, first, level1, second, level2, samples) in enumerate(WSJ0):
         name = f"{first}_{level1}_{second}_{level2}.wav"
         write_roles(root / "2speakers" / "wav8k" / "min" / split, name, seed, samples)
@@ -85,13 +77,10 @@ def write_roles(
 ) -> None:
     """mix, s1, s2 (and with `noisy` mix_clean, mix_both and noise in place of mix)."""
     s1, s2, background = (np.round(noise(3 * seed + k, samples) * 2**15) / 2**15 for k in range(3))
-    signals = {"s1": s1, "s2": 0.5 * s2, "mix": s1 + 0.5 * s2}
+    s2, mix = 0.5 * s2, s1 + 0.5 * s2
+    signals = {"s1": s1, "s2": s2, "mix_clean" if noisy else "mix": mix}
     if noisy:
-        signals |= {
-            "mix_clean": signals.pop("mix"),
-            "noise": background,
-            "mix_both": s1 + 0.5 * s2 + background,
-        }
+        signals |= {"noise": background, "mix_both": mix + background}
     for role, signal in signals.items():
         write(folder / role / name, signal, rate, subtype="PCM_16")
 
@@ -105,7 +94,7 @@ LIBRI = {
 
 
 def write_libri2mix(root: Path, rate: int = RATE) -> Path:
-    """Libri2Mix as published: root/wav8k/min/{train-100,train-360,dev,test}/{mix_clean,mix_both,s1,s2,noise}."""
+    """Libri2Mix as published: root/wav8k/min/{train-100,train-360,dev,test}/{mix_clean,...}."""
     seed = 0
     for split, stems in LIBRI.items():
         for stem in stems:

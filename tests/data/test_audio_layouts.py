@@ -16,13 +16,7 @@ from jaxsep.errors import DataError
 
 @pytest.mark.parametrize(
     ("rate", "frequency", "tolerance"),
-    [
-        (8000, 440.0, 1e-6),
-        (16000, 440.0, 1e-4),
-        (44100, 440.0, 1e-4),
-        (44100, 3300.0, 1e-3),
-        (6000, 440.0, 1e-3),
-    ],
+    [(8000, 440, 1e-6), (16000, 440, 1e-4), (44100, 3300, 1e-3), (6000, 440, 1e-3)],
 )
 def test_a_tone_at_any_rate_is_the_tone_at_8_khz(tmp_path, rate, frequency, tolerance):
     write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * frequency * np.arange(rate) / rate), rate)
@@ -46,20 +40,11 @@ def test_published_44k_clips_are_the_8k_clips(recordings_dir):
 
 
 def test_channels_are_averaged_and_counted(tmp_path):
-    left, right = noise(1, 4000), noise(2, 4000)
-    write(tmp_path / "stereo.wav", np.stack([left, right], axis=1))
+    stereo = np.stack([noise(1, 4000), noise(2, 4000)], axis=1)
+    write(tmp_path / "stereo.wav", stereo)
     samples, channels = read_audio(tmp_path / "stereo.wav", RATE)
     assert channels == 2
-    np.testing.assert_allclose(samples, (left + right) / 2, atol=1e-7)
-
-
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
-def test_every_sample_format_is_read(tmp_path, subtype):
-    write(tmp_path / "x.wav", noise(0, 1000), subtype=subtype)
-    samples, _ = read_audio(tmp_path / "x.wav", RATE)
-    np.testing.assert_allclose(
-        samples, noise(0, 1000), atol=1 / 128 if subtype == "PCM_U8" else 1e-4
-    )
+    np.testing.assert_allclose(samples, stereo.mean(axis=1), atol=1e-7)
 
 
 def test_written_samples_come_back_exactly(tmp_path):
@@ -69,59 +54,31 @@ def test_written_samples_come_back_exactly(tmp_path):
     np.testing.assert_array_equal(read_audio(tmp_path / "deep" / "x.wav", 16000)[0], samples)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("empty.wav", b"", "cannot be read as sound"),
-        ("text.wav", b"this is no sound at all, whatever its name", "cannot be read as sound"),
-        ("header.flac", b"fLaC\x00\x00", "cannot be read as sound"),
-        ("missing.wav", None, "no such file"),
-    ],
-)
-def test_files_that_are_no_sound(tmp_path, name, content, said):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=said) as caught:
-        read_audio(tmp_path / name, RATE)
-    assert str(tmp_path / name) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("samples", "said"),
-    [
-        (np.zeros(0), "holds no samples"),
-        (np.array([0.0, np.nan]), "NaN"),
-        (np.array([0.0, np.inf]), "infinite"),
-    ],
-)
-def test_sounds_that_cannot_be_used(tmp_path, samples, said):
-    write(tmp_path / "bad.wav", samples)
-    with pytest.raises(DataError, match=said):
-        read_audio(tmp_path / "bad.wav", RATE)
-
-
 def test_a_name_that_is_not_utf8(tmp_path):
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
     write(tmp_path / "plain.wav", noise(0, 500))
     os.rename(tmp_path / "plain.wav", odd)
     assert read_audio(odd, RATE)[0].size == 500
-    with pytest.raises(DataError, match=r"caf\\xe8") as caught:
+    with pytest.raises(DataError, match=r"caf\\xe8.*no such file") as caught:
         read_audio(odd.replace("\udce9", "\udce8"), RATE)
     str(caught.value).encode("utf-8")
 
 
-FOLDS = [
-    *[(fold, 0, "dog", f"9{fold}{k}", "A") for fold in (1, 2, 3, 4) for k in range(2)],
-    *[
-        (2, 10, "rain", "500", "A"),
-        (4, 29, "drinking_sipping", "501", "A"),
-        (4, 30, "door_wood_knock", "502", "A"),
-    ],
-    *[(5, 0, "dog", source, take) for source, take in ("1A", "1B", "1C", "2A", "2B", "3A", "4A")],
-    *[(5, 10, "rain", "20", take) for take in "ABC"],
-    *[(5, 49, "hand_saw", "30", "A"), (5, 49, "hand_saw", "31", "A")],
-]
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_finite_samples_whose_sums_are_not(tmp_path, rate):
+    """Resampling or averaging would make them infinite."""
+    write(tmp_path / "a.wav", np.stack([np.full(100, 3e38), noise(0, 100)], axis=1), rate)
+    with pytest.raises(DataError, match=r"a\.wav: holds NaN or infinite .* must be within ±2\^32"):
+        read_audio(tmp_path / "a.wav", 8000)
+
+
+# (fold, target, category, source recording, take)
+FOLDS = [(fold, 0, "dog", f"9{fold}{k}", "A") for fold in (1, 2, 3, 4) for k in range(2)]
+FOLDS += [(2, 10, "rain", "500", "A"), (4, 29, "drinking_sipping", "501", "A")]
+FOLDS += [(4, 30, "door_wood_knock", "502", "A")]
+FOLDS += [(5, 0, "dog", take[0], take[1]) for take in ("1A", "1B", "1C", "2A", "2B", "3A", "4A")]
+FOLDS += [(5, 10, "rain", "20", take) for take in "ABC"]
+FOLDS += [(5, 49, "hand_saw", "30", "A"), (5, 49, "hand_saw", "31", "A")]
 
 
 def test_esc50_folds_groups_and_halves(tmp_path):
@@ -137,11 +94,9 @@ def test_esc50_folds_groups_and_halves(tmp_path):
         "hand_saw": "exterior_urban",
     }
     assert {row.split for row in rows if not row.path.startswith("audio/5")} == {"train"}
-    held_out = Counter(
-        (row.class_name, row.split) for row in rows if row.path.startswith("audio/5")
-    )
     # dog: sources of 3, 2, 1, 1 clips; rain: one source; hand_saw: two.
-    assert held_out == {
+    held_out = [row for row in rows if row.path.startswith("audio/5")]
+    assert Counter((row.class_name, row.split) for row in held_out) == {
         ("dog", "test"): 4,
         ("dog", "val"): 3,
         ("rain", "test"): 3,
@@ -151,27 +106,17 @@ def test_esc50_folds_groups_and_halves(tmp_path):
 
 
 def test_a_source_of_two_classes_stays_in_one_half(tmp_path):
-    entries = [
-        (5, 0, "dog", "7", "A"),
-        (5, 0, "dog", "8", "A"),
-        (5, 0, "dog", "9", "A"),
-        (5, 10, "rain", "8", "B"),
-    ]
+    entries = [(5, 0, "dog", source, "A") for source in "789"] + [(5, 10, "rain", "8", "B")]
     _, rows = read_layout(write_esc50(tmp_path, entries), "environment")
-    assert {row.split for row in rows if "-8-" in row.path} == {"test"}, (
-        "rain has one source: it must be in test"
-    )
+    # rain has one source: it must be in test.
+    assert {row.split for row in rows if "-8-" in row.path} == {"test"}
 
 
 def test_real_esc50_halves_are_disjoint_and_balanced(recordings_dir):
     layout, rows = read_layout(recordings_dir / "ESC-50", "environment")
     assert layout == "esc50"
-    assert Counter(row.path[6] for row in rows) == {
-        "2": 92,
-        "3": 81,
-        "4": 400,
-        "5": 81,
-    }  # counted in the csv
+    # Counted in the table.
+    assert Counter(row.path[6] for row in rows) == {"2": 92, "3": 81, "4": 400, "5": 81}
     assert {row.group for row in rows} == set(ESC50_GROUPS)
     halves: dict[str, set[str]] = defaultdict(set)
     sources: dict[str, Counter] = defaultdict(Counter)
@@ -187,15 +132,31 @@ def test_real_esc50_halves_are_disjoint_and_balanced(recordings_dir):
     assert set(halves) == {"val", "test"}
     assert not halves["val"] & halves["test"]
     for name, clips in sources.items():
+        difference = abs(counts[name, "val"] - counts[name, "test"])
         if len(clips) == 1:
-            assert counts[name, "val"] == 0, (
-                f"{name} has one source recording, which belongs to test"
-            )
+            assert counts[name, "val"] == 0, f"{name} has one source, which belongs to test"
         else:
-            largest = max(clips.values())
-            assert abs(counts[name, "val"] - counts[name, "test"]) <= max(
-                1, 2 * largest - sum(clips.values())
-            ), name
+            assert difference <= max(1, 2 * max(clips.values()) - sum(clips.values())), name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("category", "kind", "column 'category' is missing"),
+        ("1-910-A-0.wav,1,", "1-910-A-0.wav,6,", "line 2: fold is '6'; must be 1 to 5"),
+        ("1-910-A-0.wav,1,0,", "1-910-A-0.wav,1,50,", "line 2: target is '50'; must be 0 to 49"),
+        ("1-910-A-0.wav,1,0,", "../x.wav,1,0,", "line 2: filename is '../x.wav'"),
+        ("1-910-A-0.wav,1,0,dog", "1-910-A-0.wav,1,0,", "line 2: a value is missing"),
+        ("1-911-A-0.wav,", "1-910-A-0.wav,", "lists '1-910-A-0.wav' more than once"),
+    ],
+)
+def test_a_damaged_esc50_table(tmp_path, old, new, said):
+    table = write_esc50(tmp_path, FOLDS) / "meta" / "esc50.csv"
+    assert old in table.read_text()
+    table.write_text(table.read_text().replace(old, new, 1))
+    with pytest.raises(DataError, match="esc50") as caught:
+        read_layout(tmp_path, "environment")
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("level", ["", "2speakers", "2speakers/wav8k", "2speakers/wav8k/min"])
@@ -203,10 +164,10 @@ def test_wsj0_as_a_speech_corpus(tmp_path, level):
     layout, rows = read_layout(write_wsj0(tmp_path) / level, "speech")
     assert layout == "wsj0-2mix"
     base = "2speakers/wav8k/min/".removeprefix(level).lstrip("/")
-    found = {row.path.removeprefix(base): (row.class_name, row.split) for row in rows}
-    assert all(row.group == "speech" for row in rows)
-    # Each utterance once a split, by its longest copy: 011a0101 of 9,000 and 12,000 samples, 22ga0102 of 12,000 and 8,000.
-    assert found == {
+    assert {row.group for row in rows} == {"speech"}
+    # Each utterance once a split, by its longest copy: 011a0101 of 9,000 and 12,000 samples,
+    # 22ga0102 of 12,000 and 8,000.
+    assert {row.path.removeprefix(base): (row.class_name, row.split) for row in rows} == {
         "tr/s1/011a0101_0.5_22ga0102_-0.5.wav": ("011", "train"),
         "tr/s2/011a0101_0.5_22ga0102_-0.5.wav": ("22g", "train"),
         "tr/s2/011a0101_1.8_20aa010b_-1.8.wav": ("20a", "train"),
@@ -220,15 +181,9 @@ def test_wsj0_as_a_speech_corpus(tmp_path, level):
     }
 
 
-@pytest.mark.parametrize(
-    "stem",
-    ["piano", "011a0101_x_20aa010b_-1.8", "011a0101_1.8", "1001-134707-0031_3214-167607-0012"],
-)
-def test_names_that_are_not_of_wsj0(stem):
-    assert utterances_of(stem) == ()
-
-
-def test_wsj0_with_a_stranger_among_its_files(tmp_path):
+def test_names_that_are_not_of_wsj0(tmp_path):
+    for stem in ("piano", "011a0101_x_20aa010b_-1.8", "011a0101_1.8", "1001-134707-0031_32-16-12"):
+        assert utterances_of(stem) == ()
     write(write_wsj0(tmp_path) / "2speakers/wav8k/min/tr/s1/piano.wav", noise(0, 100))
     with pytest.raises(DataError, match=r"tr/s1/piano.wav: no WSJ0-2mix name"):
         read_layout(tmp_path, "speech")
@@ -243,25 +198,30 @@ def test_tree(tmp_path):
     (tmp_path / "train" / "c0" / "loop").symlink_to(tmp_path / "train" / "c0")
     layout, rows = read_layout(tmp_path, "environment")
     assert layout == "tree"
-    assert [(row.path, row.class_name, row.split) for row in rows] == [
-        ("test/c0/0.wav", "c0", "test"),
-        ("test/c1/0.wav", "c1", "test"),
-        ("train/c0/0.wav", "c0", "train"),
-        ("train/c0/UPPER.WAV", "c0", "train"),
-        ("train/c0/chapter/deep.flac", "c0", "train"),
-        ("train/c1/0.wav", "c1", "train"),
-        ("val/c0/0.wav", "c0", "val"),
-        ("val/c1/0.wav", "c1", "val"),
+    assert [row.path for row in rows] == [
+        "test/c0/0.wav",
+        "test/c1/0.wav",
+        "train/c0/0.wav",
+        "train/c0/UPPER.WAV",
+        "train/c0/chapter/deep.flac",
+        "train/c1/0.wav",
+        "val/c0/0.wav",
+        "val/c1/0.wav",
     ]
+    assert all(row.path.startswith(f"{row.split}/{row.class_name}/") for row in rows)
     assert {row.group for row in rows} == {"environment"}
 
 
-@pytest.mark.parametrize("corpus", ["speech", "environment"])
 @pytest.mark.parametrize(
-    ("kind", "said"),
-    [("missing", "no readable folder"), ("file", "no readable folder"), ("empty", "is empty"), ("unknown", "no known layout"),
-     ("bare", "holds no recordings")],
-)  # fmt: skip
+    ("corpus", "kind", "said"),
+    [
+        ("speech", "missing", "no readable folder"),
+        ("speech", "file", "no readable folder"),
+        ("speech", "empty", "is empty"),
+        ("environment", "unknown", "no known layout"),
+        ("environment", "bare", "holds no recordings"),
+    ],
+)
 def test_roots_that_are_no_dataset(tmp_path, corpus, kind, said):
     root = tmp_path / "root"
     if kind == "file":
@@ -277,32 +237,3 @@ def test_roots_that_are_no_dataset(tmp_path, corpus, kind, said):
     assert str(caught.value).startswith(f"data.{corpus}_root: {root}")
     for known in ("ESC-50", "WSJ0-2mix", "{train,val,test}/CLASS"):
         assert known in str(caught.value), "the message must say which layouts are known"
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ("category", "kind", "column 'category' is missing"),
-        ("1-910-A-0.wav,1,", "1-910-A-0.wav,6,", "line 2: fold is '6'; must be 1 to 5"),
-        ("1-910-A-0.wav,1,0,", "1-910-A-0.wav,1,50,", "line 2: target is '50'; must be 0 to 49"),
-        ("1-910-A-0.wav,1,0,", "../x.wav,1,0,", "line 2: filename is '../x.wav'"),
-        ("1-910-A-0.wav,1,0,dog", "1-910-A-0.wav,1,0,", "line 2: a value is missing"),
-    ],
-)
-def test_a_damaged_esc50_table(tmp_path, old, new, said):
-    table = write_esc50(tmp_path, FOLDS) / "meta" / "esc50.csv"
-    assert old in table.read_text()
-    table.write_text(table.read_text().replace(old, new, 1))
-    with pytest.raises(DataError, match="esc50") as caught:
-        read_layout(tmp_path, "environment")
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize("rate", [8000, 16000])
-def test_finite_samples_whose_sums_are_not(tmp_path, rate):
-    """Resampling or averaging would make them infinite."""
-    write(tmp_path / "a.wav", np.stack([np.full(100, 3e38), noise(0, 100)], axis=1), rate)
-    with pytest.raises(
-        DataError, match=r"a\.wav: holds NaN or infinite samples, .* must be within ±2\^32"
-    ):
-        read_audio(tmp_path / "a.wav", 8000)

@@ -8,64 +8,15 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-NUMBERS = [
-    -1,
-    0,
-    1,
-    2,
-    5,
-    2**31,
-    2**40,
-    2**62,
-    2**63 - 1,
-    -(2**63),
-    float("nan"),
-    float("inf"),
-    -1e30,
-    0.5,
-]
-TYPES = [
-    "<f8",
-    "<f4",
-    "<f2",
-    "<i8",
-    "<i4",
-    "|i1",
-    "<u8",
-    "|u1",
-    "|b1",
-    "<U3",
-    "|S4",
-    "<c16",
-    ">i8",
-    "<M8[s]",
-]
-CLAIMS = [
-    *TYPES,
-    "|O",
-    "|V8",
-    "|V1000000000",
-    "<U1000000",
-    "|V0",
-    [("a", "<i8")],
-    "nonsense",
-    None,
-    7,
-]
-SHAPES = [
-    (),
-    (0,),
-    (1,),
-    (2,),
-    (10**12,),
-    (2, 10**9),
-    (1,) * 40,
-    (-1,),
-    (2**62, 4),
-    (0, 10**12),
-    (1.5,),
-    "x",
-]
+NUMBERS = [-1, 0, 1, 2, 5, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63), np.nan, np.inf, -1e30, 0.5]
+TYPES = ["<f8", "<f4", "<f2", "<i8", "<i4", "|i1", "<u8", "|u1", "|b1", "<U3", "|S4", "<c16"]
+TYPES += [">i8", "<M8[s]"]
+CLAIMS = [*TYPES, "|O", "|V8", "|V1000000000", "<U1000000", "|V0", [("a", "<i8")], "nonsense", 7]
+CLAIMS += [None]
+SHAPES = [(), (0,), (1,), (2,), (10**12,), (2, 10**9), (1,) * 40, (-1,), (2**62, 4), (0, 10**12)]
+SHAPES += [(1.5,), "x"]
+KINDS = ["value", "value", "cast", "claim", "shape", "length", "flat", "delete", "double"]
+KINDS += ["fortran", "swap", "version"]
 
 
 def npy(
@@ -86,56 +37,25 @@ def npy(
     return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text + array.tobytes()
 
 
-def npz(
-    members: list[tuple[str, bytes]],
-    compression: int = zipfile.ZIP_STORED,
-    *,
-    one_copy: bool = False,
-) -> bytes:
-    """A zip archive; names may come twice. one_copy: the content of equal names is stored once."""
+def npz(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip archive; names may come twice."""
     stream = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", compression) as file:
         warnings.simplefilter("ignore")  # of names that come twice
-        known = {}
         for name, content in members:
-            if one_copy and name in known:
-                file.filelist.append(known[name])
-                continue
             file.writestr(name, content)
-            known[name] = file.filelist[-1]
     return stream.getvalue()
 
 
 def edited_arrays(arrays: dict[str, np.ndarray]) -> st.SearchStrategy[bytes]:
-    """An .npz file with one to three edits: values, types, shapes, lengths, names; in the arrays or in what headers say."""
-    kinds = (
-        "value",
-        "value",
-        "cast",
-        "claim",
-        "shape",
-        "length",
-        "flat",
-        "delete",
-        "double",
-        "fortran",
-        "swap",
-        "version",
-    )
-    edit = st.tuples(
-        st.sampled_from(kinds),
-        st.sampled_from(sorted(arrays)),
-        st.integers(0, 10**6),
-        st.sampled_from(NUMBERS),
-        st.sampled_from(TYPES),
-        st.sampled_from(CLAIMS),
-        st.sampled_from(SHAPES),
-        st.sampled_from(sorted(arrays)),
-    )
-    return st.tuples(
-        st.lists(edit, min_size=1, max_size=3),
-        st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)),
-    ).map(lambda case: _assembled(arrays, *case))
+    """An .npz file with one to three edits: values, types, shapes, lengths, names; in the arrays or
+    in what headers say."""
+    names = st.sampled_from(sorted(arrays))
+    values = (st.sampled_from(values) for values in (NUMBERS, TYPES, CLAIMS, SHAPES))
+    edit = st.tuples(st.sampled_from(KINDS), names, st.integers(0, 10**6), *values, names)
+    edits = st.lists(edit, min_size=1, max_size=3)
+    compression = st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    return st.tuples(edits, compression).map(lambda case: _assembled(arrays, *case))
 
 
 def _assembled(arrays: dict[str, np.ndarray], edits: list[tuple], compression: int) -> bytes:
@@ -171,7 +91,5 @@ def _assembled(arrays: dict[str, np.ndarray], edits: list[tuple], compression: i
         if kind == "delete":
             del values[name]
     members = [(f"{name}.npy", npy(array, **said)) for name, (array, said) in values.items()]
-    return npz(
-        members + [member for member in members if member[0].removesuffix(".npy") in doubled],
-        compression,
-    )
+    twice = [member for member in members if member[0].removesuffix(".npy") in doubled]
+    return npz(members + twice, compression)

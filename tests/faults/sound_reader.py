@@ -1,39 +1,31 @@
-"""python sound_reader.py FOLDER EXAMPLES: reads so many damaged sound files of each format, in memory that cannot grow; prints
-how many were read and refused. What libsndfile does wrong ends this process."""
+"""python sound_reader.py FOLDER EXAMPLES: reads so many damaged sound files of each format.
+
+In memory that cannot grow; prints how many were read and refused. What libsndfile does wrong ends
+this process.
+"""
 
 import faulthandler
 import resource
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from fuzz import damaged, hunt
+from fuzz import damaged, hunt, np_noise
 
 from jaxsep.data.audio import audio_blocks, audio_info, read_audio
 from jaxsep.errors import DataError
 
-FORMATS = [
-    ("wav", "FLOAT"),
-    ("wav", "PCM_16"),
-    ("wav", "IMA_ADPCM"),
-    ("flac", "PCM_16"),
-    ("ogg", "VORBIS"),
-]
-FORMATS += [
-    ("mp3", "MPEG_LAYER_III"),
-    ("aiff", "PCM_24"),
-    ("w64", "PCM_16"),
-    ("caf", "PCM_16"),
-    ("au", "ULAW"),
-]
-FORMATS += [("rf64", "PCM_16")]
+FORMATS = [("wav", "FLOAT"), ("wav", "PCM_16"), ("wav", "IMA_ADPCM"), ("flac", "PCM_16")]
+FORMATS += [("ogg", "VORBIS"), ("mp3", "MPEG_LAYER_III"), ("aiff", "PCM_24"), ("w64", "PCM_16")]
+FORMATS += [("caf", "PCM_16"), ("au", "ULAW"), ("rf64", "PCM_16")]
 GROWTH = 150 << 20  # bytes that reading a small file may take
 SECONDS = 20
 
 
 def check_all(folder: Path, examples: int) -> None:
-    sound = 0.1 * np.random.default_rng(0).normal(size=4000)
+    sound, counts = np_noise(4000), Counter()
     for number, (suffix, subtype) in enumerate(FORMATS):
         path = folder / f"{number}.{suffix}"
         soundfile.write(path, sound, 16000, format=suffix.upper(), subtype=subtype)
@@ -41,15 +33,17 @@ def check_all(folder: Path, examples: int) -> None:
         def check(content: bytes, path: Path = path) -> str:
             path.write_bytes(content)
             faulthandler.dump_traceback_later(SECONDS, exit=True)
-            outcomes = [attempt(read, path) for read in (whole, in_blocks)]
+            outcomes = [refused_or_read(read, path) for read in (whole, in_blocks)]
             faulthandler.cancel_dump_traceback_later()
             return outcomes[0]
 
         print(f"{suffix} {subtype}:", end=" ")
-        hunt(examples, damaged(path.read_bytes()), check)
+        counts += hunt(examples, damaged(path.read_bytes()), check)
+    assert counts["read"] > 0
+    assert counts["refused"] > 0
 
 
-def attempt(read, path: Path) -> str:
+def refused_or_read(read, path: Path) -> str:
     message = None
     try:
         read(path)

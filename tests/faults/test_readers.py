@@ -1,5 +1,8 @@
-"""Whatever bytes a model, a pack, recipes, a run's files, a table, a sound, an archive or a .pt file hold: they are read and
-can be used, or refused with the path, in little time and memory. Cases are drawn by hypothesis, the same ones every time."""
+"""Whatever bytes a stranger's file holds, it is read and can be used, or refused with its path, in
+little time and memory: models, published .pt files, tables, archives, sounds, what a report shows.
+
+`READERS` is the table of them. Cases are drawn by hypothesis, the same ones every time.
+"""
 
 import gzip
 import io
@@ -11,6 +14,10 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import fuzz
 import jax
@@ -24,17 +31,11 @@ from npz import edited_arrays, npy, npz
 from runs import FIELDS, ROOT, network
 from slim import slim_run
 from torch_files import tensor, text, write, write_state_dict
-from trees import RATE, sign_pack, write_esc50, write_libri2mix, write_tree
+from trees import write_esc50
 
-from jaxsep.config import load as settings
 from jaxsep.data.layouts import read_layout
-from jaxsep.data.mixtures.dynamic import draw, render
-from jaxsep.data.mixtures.premixed import make_premixed_pool
-from jaxsep.data.mixtures.recipes import load_recipes, save_recipes
-from jaxsep.data.mixtures.sampler import make_pool
-from jaxsep.data.packs.corpus import class_table, open_packed, prepare
-from jaxsep.data.packs.premixed import open_premixed, prepare_premixed
 from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
+from jaxsep.files import read_arrays
 from jaxsep.inference.bundle import flatten, load_bundle, save_bundle
 from jaxsep.models.torch_import.convert import from_file
 from jaxsep.open_data import unpack
@@ -44,58 +45,92 @@ from jaxsep.report import tables as report_tables
 from jaxsep.report.page import page
 from jaxsep.report.players import read_excerpts
 from jaxsep.report.runs import read_runs
-from jaxsep.training.metric_writer import _cut
-from jaxsep.training.results import finished
 from jaxsep.training.workdir import read_config
 
-fuzzed = pytest.mark.parametrize("times", EXAMPLES)
+
+@dataclass
+class Reader:
+    """How one kind of file is read.
+
+    path: where a case is written. whole: the content that all cases are damages of. read: raises
+    `errors`, which name `named`. size: bytes that memory is measured by, if not those of the case.
+    """
+
+    path: Path
+    whole: bytes
+    read: Callable[[], Any]
+    cases: st.SearchStrategy[bytes]
+    errors: type[Exception]
+    named: Path | None = None
+    size: int = 0
+
+
+READERS: dict[str, tuple[int, Callable[..., Reader]]] = {}
+
+
+def reader(name: str, examples: int):
+    """Put a function of (folder, made) -> Reader into the table; examples: in a default run."""
+
+    def add(make: Callable[..., Reader]) -> Callable[..., Reader]:
+        READERS[name] = examples, make
+        return make
+
+    return add
+
+
+@dataclass
+class Made:
+    """What the readers' files are made from, once for all."""
+
+    model: Path
+    params: dict[str, np.ndarray]
+    runs: Path
+    reference: Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, reference_dir) -> Made:
+    model, runs = tmp_path_factory.mktemp("bundle") / "model", tmp_path_factory.mktemp("runs")
+    params = network("original")[1]
+    about = {"classes": ["a"]}
+    save_bundle(model, params, family="original", fields=FIELDS, sample_rate=8000, about=about)
+    slim_run(runs / "run")
+    slim_run(runs / "other", "weighting.name='uniform'", seed=1)
+    return Made(model, flatten(params), runs, reference_dir)
 
 
 # Models.
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """(folder, parameters by name) of a bundle."""
-    folder = tmp_path_factory.mktemp("bundle") / "model"
-    params = network("original")[1]
-    save_bundle(
-        folder, params, family="original", fields=FIELDS, sample_rate=8000, about={"classes": ["a"]}
-    )
-    return folder, flatten(params)
+def copied_model(folder: Path, made: Made) -> Path:
+    return shutil.copytree(made.model, folder / "model")
 
 
-def read_model(folder, saved):
-    """The parameters by name; of the network that was saved, as no case changes shapes and fields alike."""
+def read_model(folder: Path, made: Made) -> dict[str, np.ndarray]:
+    """The parameters; of the network that was saved, as no case changes shapes and fields alike."""
     module, params, description = load_bundle(folder)
-    found = flatten(params)
-    assert {name: (array.shape, array.dtype) for name, array in found.items()} == {
-        name: (array.shape, array.dtype) for name, array in saved.items()
+    read = flatten(params)
+    assert {name: (array.shape, array.dtype) for name, array in read.items()} == {
+        name: (array.shape, array.dtype) for name, array in made.params.items()
     }
     assert {name: getattr(module, name) for name in FIELDS} == FIELDS
     assert 1 <= description["sample_rate"] <= 10**6
-    return found
+    return read
 
 
-@fuzzed
-def test_model_json(times, model, tmp_path):
-    shutil.copytree(model[0], tmp_path / "model")
-    path = tmp_path / "model" / "model.json"
+@reader("model.json", 40)
+def model_json(folder: Path, made: Made) -> Reader:
+    path = copied_model(folder, made) / "model.json"
     content = path.read_bytes()
-
-    def check(case):
-        path.write_bytes(case)
-        return outcome(lambda: read_model(tmp_path, model[1]), (ModelError,), tmp_path, len(case))
-
     fields = json_damaged({"fields": FIELDS}).map(merged(content))
     cases = st.one_of(json_damaged(json.loads(content)), fields, damaged(content))
-    assert hunt(60 * times, cases, check)["read"] > 0
+    return Reader(path, content, lambda: read_model(folder, made), cases, ModelError)
 
 
-def merged(content):
-    """What edits made of the fields, in the whole document; the edited part where it is no document any more."""
+def merged(content: bytes) -> Callable[[bytes], bytes]:
+    """What edits made of the fields, in the whole document; alone where it is no document."""
 
-    def merge(part):
+    def merge(part: bytes) -> bytes:
         try:
             return json.dumps(json.loads(content) | json.loads(part)).encode()
         except (ValueError, TypeError, RecursionError):
@@ -104,45 +139,44 @@ def merged(content):
     return merge
 
 
-@fuzzed
-def test_parameters_of_a_model_are_those_that_were_saved_or_refused(times, model, tmp_path):
-    shutil.copytree(model[0], tmp_path / "model")
-    path = tmp_path / "model" / "params.safetensors"
+@reader("params.safetensors", 40)
+def parameters(folder: Path, made: Made) -> Reader:
+    path = copied_model(folder, made) / "params.safetensors"
+
+    def read() -> None:
+        for name, array in read_model(folder, made).items():
+            np.testing.assert_array_equal(array, made.params[name])
+
     content = path.read_bytes()
-
-    def check(case):
-        path.write_bytes(case)
-
-        def read():
-            for name, array in read_model(tmp_path, model[1]).items():
-                np.testing.assert_array_equal(array, model[1][name])
-
-        return outcome(read, (ModelError,), path, len(case))
-
-    hunt(60 * times, damaged(content), check)
+    return Reader(path, content, read, damaged(content), ModelError, path)
 
 
-@fuzzed
-def test_parameters_of_older_models_that_have_no_checksum(times, model, tmp_path):
-    shutil.copytree(model[0], tmp_path / "model")
-    about = json.loads((model[0] / "model.json").read_text())
+@reader("params.safetensors without a checksum", 50)
+def older_parameters(folder: Path, made: Made) -> Reader:
+    model = copied_model(folder, made)
+    about = json.loads((model / "model.json").read_text())
     about.pop("params_sha256", None)
-    (tmp_path / "model" / "model.json").write_text(json.dumps(about))
-    path = tmp_path / "model" / "params.safetensors"
+    (model / "model.json").write_text(json.dumps(about))
+    path = model / "params.safetensors"
     content = path.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    edited = json_damaged(header).map(lambda text: struct.pack("<Q", len(text)) + text + data)
+    cases = st.one_of(edited, damaged(content))
+    read = lambda: read_model(folder, made)  # noqa: E731
+    return Reader(path, content, read, cases, ModelError, model)
 
-    def check(case):
-        path.write_bytes(case)
-        return outcome(
-            lambda: read_model(tmp_path, model[1]), (ModelError,), tmp_path / "model", len(case)
-        )
 
-    def assembled(edited):
-        return struct.pack("<Q", len(edited)) + edited + data
-
-    hunt(80 * times, st.one_of(json_damaged(header).map(assembled), damaged(content)), check)
+@pytest.mark.parametrize("field", ["num_blocks", "enc_num_basis", "num_sources", "out_channels"])
+def test_fields_of_a_model_that_cannot_be(made, tmp_path, field):
+    path = copied_model(tmp_path, made) / "model.json"
+    about = json.loads(path.read_text())
+    said = rf"model/(model\.json: model\.{field} is|params\.safetensors: parameter)"
+    for value in (10**4, 10**9, 10**30, -1, 0, "2", [2], {"a": 2}, None, True, 2.0):
+        about["fields"][field] = value
+        path.write_text(json.dumps(about))
+        with pytest.raises(ModelError, match=said), fuzz.watched(0):
+            load_bundle(tmp_path)
 
 
 # .pt files.
@@ -190,6 +224,29 @@ def pickles(content: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(st.tuples(shuffles(), extra).map(assemble), damaged(content))
 
 
+def published(form: str) -> Callable[[Path, Made], Reader]:
+    def make(folder: Path, made: Made) -> Reader:
+        path = folder / "net.pt"
+        content = (made.reference / f"improved_sudormrf_{form}.pt").read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            members = {name: file.read(name) for name in file.namelist()}
+        main = next(name for name in members if name.endswith("/data.pkl"))
+        edited = pickles(members[main]).map(lambda pickle: archive(members | {main: pickle}))
+
+        def read() -> None:
+            params = from_file(path)[1]
+            assert all(np.size(array) for array in jax.tree.leaves(params))
+
+        cases = st.one_of(edited, damaged(content))
+        return Reader(path, content, read, cases, ValueError, path)
+
+    return make
+
+
+reader(".pt of a module", 40)(published("module"))
+reader(".pt of a state dict", 40)(published("state_dict"))
+
+
 def test_a_published_file_that_claims_to_be_one_of_two_disks(reference_dir, tmp_path):
     content = (reference_dir / "improved_sudormrf_module.pt").read_bytes()
     end = content.rindex(b"PK\5\6")
@@ -199,32 +256,9 @@ def test_a_published_file_that_claims_to_be_one_of_two_disks(reference_dir, tmp_
         from_file(path)
 
 
-@fuzzed
-@pytest.mark.parametrize("form", ["module", "state_dict"])
-def test_published_files(times, reference_dir, tmp_path, form):
-    content = (reference_dir / f"improved_sudormrf_{form}.pt").read_bytes()
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        members = {name: file.read(name) for name in file.namelist()}
-    main = next(name for name in members if name.endswith("/data.pkl"))
-    path = tmp_path / "net.pt"
-
-    def again(pickled):
-        return archive(members | {main: pickled})
-
-    def check(case):
-        path.write_bytes(case)
-
-        def read():
-            params = from_file(path)[1]
-            assert all(np.size(array) for array in jax.tree.leaves(params))
-
-        return outcome(read, (ValueError,), path, len(case))
-
-    hunt(80 * times, st.one_of(pickles(members[main]).map(again), damaged(content)), check)
-
-
 def doubling(last: bytes) -> bytes:
-    """A tuple of three tuples of three …, 60 deep and shared: small, but without end to anyone who walks through it."""
+    """A tuple of three tuples of three …, 60 deep and shared: small, but without end to anyone who
+    walks through it."""
     return b")" + b"".join(b"q\x01h\x01h\x01\x87" for _ in range(60)) + last
 
 
@@ -280,185 +314,46 @@ def test_small_pickles_that_stand_for_something_huge(tmp_path, bomb):
 
 def test_axes_without_values_build_no_network(reference_dir, tmp_path):
     with np.load(reference_dir / "sudormrf_original.npz") as file:
-        weights = {
-            name.removeprefix("param/"): value
-            for name, value in file.items()
-            if name.startswith("param/")
-        }
+        values = {name: value for name, value in file.items() if name.startswith("param/")}
+    weights = {name.removeprefix("param/"): value for name, value in values.items()}
     weights["m.weight"] = np.zeros((10**7, 1, 0, 1), np.float32)
     path = write_state_dict(tmp_path / "net.pt", weights)
-    with (
-        pytest.raises(
-            ValueError, match=r"net\.pt: m\.weight has shape \(10000000, 1, 0, 1\), no values"
-        ),
-        fuzz.watched(0),
-    ):
+    said = r"net\.pt: m\.weight has shape \(10000000, 1, 0, 1\), no values"
+    with pytest.raises(ValueError, match=said), fuzz.watched(0):
         from_file(path)
 
 
-@pytest.mark.parametrize(
-    "field", ["num_blocks", "upsampling_depth", "enc_num_basis", "num_sources", "out_channels"]
-)
-@pytest.mark.parametrize(
-    "value", [10**4, 10**9, 10**12, 10**30, -1, 0, "2", [2], {"a": 2}, None, True, 2.0]
-)
-def test_fields_of_a_model_that_cannot_be(model, tmp_path, field, value):
-    shutil.copytree(model[0], tmp_path / "model")
-    about = json.loads((model[0] / "model.json").read_text())
-    about["fields"][field] = value
-    (tmp_path / "model" / "model.json").write_text(json.dumps(about))
-    with (
-        pytest.raises(
-            ModelError,
-            match=rf"model/(model\.json: model\.{field} is|params\.safetensors: parameter)",
-        ),
-        fuzz.watched(0),
-    ):
-        load_bundle(tmp_path)
+# Arrays.
 
 
-# Packs and recipes.
-
-
-@pytest.fixture(scope="module")
-def packs(tmp_path_factory):
-    """Folders of a packed corpus and of a packed premixed set."""
-    place = tmp_path_factory.mktemp("packs")
-    corpus = prepare(
-        write_tree(place / "tree", seconds=0.5), "speech", RATE, place / "cache", progress=False
-    )
-    premixed = prepare_premixed(
-        write_libri2mix(place / "libri"), RATE, place / "cache", progress=False
-    )
-    return {"corpus": corpus, "premixed": premixed}
-
-
-def folder_of(pack):
-    return fuzz.Path(pack.audio.filename).parent
-
-
-def use_pack(folder, kind):
-    """Opens a pack and renders mixtures of every split that it has."""
-    pack = open_packed(folder) if kind == "corpus" else open_premixed(folder)
-    for split in ("train", "val", "test"):
-        try:
-            if kind == "corpus":
-                given = {
-                    "split": split,
-                    "slots": (pack.name,) * 2,
-                    "segment_seconds": 0.1,
-                    "max_snr_db": 5.0,
-                }
-                pool = make_pool({pack.name: pack}, class_table([pack]), **given)
-            else:
-                pool = make_premixed_pool(pack, split=split, segment_seconds=None)
-        except DataError:
-            continue  # too few classes in the split
-        count = 3 if kind == "corpus" else pool.num_mixtures
-        batch = render(pool, draw(pool, 0, 0, np.arange(count)))
-        assert np.isfinite(batch["mixture"]).all()
-        assert all(pool.table.names[number] for number in batch["class_ids"].ravel() if number >= 0)
-
-
-@fuzzed
-@pytest.mark.parametrize("kind", ["corpus", "premixed"])
-def test_packs(times, packs, tmp_path, kind):
-    folder = tmp_path / "pack"
-    shutil.copytree(folder_of(packs[kind]), folder)
-    header, index = (folder / "corpus.json").read_bytes(), (folder / "index.npz").read_bytes()
-    with np.load(folder / "index.npz") as file:
-        arrays = dict(file)
-
-    def check(case):
-        name, content = case
-        (folder / "corpus.json").write_bytes(header)
-        (folder / "index.npz").write_bytes(index)
-        (folder / name).write_bytes(content)
-        if name == "index.npz":
-            sign_pack(folder)
-        return outcome(lambda: use_pack(folder, kind), (DataError,), folder, len(content))
-
-    headers = st.one_of(json_damaged(json.loads(header)), damaged(header))
-    indices = st.one_of(edited_arrays(arrays), edited_arrays(arrays), damaged(index))
-    cases = st.one_of(
-        st.tuples(st.just("corpus.json"), headers), st.tuples(st.just("index.npz"), indices)
-    )
-    assert hunt(250 * times, cases, check)["read"] > 0
-
-
-@pytest.mark.parametrize("size", [0, 4, 3, 1000])
-def test_audio_of_another_length_is_refused(packs, tmp_path, size):
-    shutil.copytree(folder_of(packs["corpus"]), tmp_path / "pack")
-    with open(tmp_path / "pack" / "audio.f32", "rb+") as file:
-        file.truncate(size)
-    with pytest.raises(DataError, match=rf"audio\.f32: has {size} bytes"):
-        open_packed(tmp_path / "pack")
-
-
-@fuzzed
-def test_recipes(times, packs, tmp_path):
-    corpus = packs["corpus"]
-    settled = {
-        "split": "test",
-        "slots": ("speech", "speech"),
-        "segment_seconds": 0.1,
-        "max_snr_db": 5.0,
-    }
-    pool = make_pool({"speech": corpus}, class_table([corpus]), **settled, active_counts=(0.3, 0.7))
-    path = tmp_path / "test.npz"
-    save_recipes(path, draw(pool, 1, 0, np.arange(20)), pool)
+@reader("arrays", 100)
+def arrays(folder: Path, made: Made) -> Reader:
+    path = folder / "x.npz"
+    columns = {"a": np.arange(18), "b": np.ones((18, 2), np.float32), "c": np.array(["x", "y"])}
+    np.savez(path, **columns)
     content = path.read_bytes()
-    with np.load(path) as file:
-        arrays = dict(file)
-
-    def check(case):
-        path.write_bytes(case)
-
-        def read():
-            load_recipes(path, pool)
-            load_recipes(path)
-
-        return outcome(read, (DataError,), path, len(case))
-
-    assert hunt(250 * times, st.one_of(edited_arrays(arrays), damaged(content)), check)["read"] > 0
+    cases = st.one_of(edited_arrays(columns), damaged(content))
+    # zipfile and NumPy raise errors of a dozen kinds; who reads the arrays adds the path.
+    return Reader(path, content, lambda: read_arrays(path), cases, Exception)
 
 
-@pytest.mark.parametrize("kind", ["deflated", "header", "stored twice", "objects"])
-def test_small_arrays_that_stand_for_huge_ones(packs, tmp_path, kind):
-    folder = tmp_path / "pack"
-    shutil.copytree(folder_of(packs["corpus"]), folder)
-    with np.load(folder / "index.npz") as file:
-        members = [(f"{name}.npy", npy(array)) for name, array in file.items()]
-    offsets = (
-        npy(np.zeros(25_000_000, np.int64))
-        if kind == "deflated"
-        else npy(np.zeros(18, np.int64), shape=(10**11,))
-    )
-    if kind == "objects":
-        offsets = npy(np.zeros(18, np.int64), descr="|O")
-    if kind == "stored twice":
-        members = [*members[1:], *[("energies.npy", npy(np.zeros(10**5, np.float32)))] * 2000]
+@pytest.mark.parametrize("kind", ["deflated", "header", "objects"])
+def test_small_arrays_that_stand_for_huge_ones(tmp_path, kind):
+    small, way = np.zeros(18, np.int64), zipfile.ZIP_STORED
+    if kind == "deflated":
+        members, way = [("a.npy", npy(np.zeros(25_000_000, np.int64)))], zipfile.ZIP_DEFLATED
+    elif kind == "header":
+        members = [("a.npy", npy(small, shape=(10**11,)))]
     else:
-        members[0] = ("offsets.npy", offsets)
-    content = npz(
-        members, zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED, one_copy=True
-    )
-    (folder / "index.npz").write_bytes(content)
-    sign_pack(folder)
-    with pytest.raises(DataError, match=r"is damaged \((?!its SHA)"), fuzz.watched(len(content)):
-        open_packed(folder)
+        members = [("a.npy", npy(small, descr="|O"))]
+    content = npz(members, way)
+    (tmp_path / "x.npz").write_bytes(content)
+    said = "out of proportion|has not the bytes|not one of jaxsep's"
+    with pytest.raises(ValueError, match=said), fuzz.watched(len(content)):
+        read_arrays(tmp_path / "x.npz")
 
 
-# A run's files.
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Folders of two runs that are compared, and of another experiment."""
-    place = tmp_path_factory.mktemp("runs")
-    slim_run(place / "run")
-    slim_run(place / "other", "weighting.name=uniform", seed=1)
-    return place
+# What a report shows.
 
 
 def report_of(folders):
@@ -484,59 +379,36 @@ def report_of(folders):
         report_sections.about([experiment], "none")
 
 
-@fuzzed
-@pytest.mark.parametrize(
-    "name", ["config.json", "summary.json", "metrics.jsonl", "evaluation/test.csv"]
-)
-def test_the_report_s_files(times, run, tmp_path, name):
-    shutil.copytree(run, tmp_path / "runs")
-    folder = tmp_path / "runs" / "run"
-    content = (folder / name).read_bytes()
+def report_file(name: str) -> Callable[[Path, Made], Reader]:
+    def make(folder: Path, made: Made) -> Reader:
+        run = shutil.copytree(made.runs, folder / "runs") / "run"
+        content = (run / name).read_bytes()
+        cases = damaged(content)
+        if name.endswith(".json"):
+            cases = st.one_of(json_damaged(json.loads(content)), cases)
+        elif name.endswith(".jsonl"):
+            lines = [json.loads(line) for line in content.splitlines()]
+            cases = st.one_of(json_damaged(lines).map(as_lines), cases)
+        else:
+            cases = st.one_of(damaged_table(content), cases)
+        read = lambda: report_of([run, run.parent / "other"])  # noqa: E731
+        return Reader(run / name, content, read, cases, ReportError, run)
 
-    def check(case):
-        (folder / name).write_bytes(case)
-        return outcome(
-            lambda: report_of([folder, folder.parent / "other"]), (ReportError,), folder, len(case)
-        )
-
-    cases = damaged(content)
-    if name.endswith(".json"):
-        cases = st.one_of(json_damaged(json.loads(content)), cases)
-    if name == "metrics.jsonl":
-        lines = [json.loads(line) for line in content.splitlines()]
-        cases = st.one_of(json_damaged(lines).map(as_lines), cases)
-    if name == "evaluation/test.csv":
-        cases = st.one_of(damaged_table(content), cases)
-    assert hunt(60 * times, cases, check)["read"] > 0
+    return make
 
 
-def as_lines(document):
+def as_lines(document: bytes) -> bytes:
     try:
         return b"".join(json.dumps(line).encode() + b"\n" for line in json.loads(document))
     except (ValueError, TypeError, RecursionError):
         return document
 
 
-CELLS = [
-    "",
-    "-1",
-    "0",
-    "1",
-    "9" * 30,
-    "9" * 5000,
-    "nan",
-    "inf",
-    "1e999",
-    "1e12",
-    "-1e300",
-    "٣",
-    "1_0",
-    "x",
-]
-CELLS += ['"', "a\nb", "../../x", "\0", "=1+1"]
+CELLS = ["", "-1", "0", "1", "9" * 30, "9" * 5000, "nan", "inf", "1e999", "1e12", "-1e300"]
+CELLS += ["٣", "1_0", "x", '"', "a\nb", "../../x", "\0", "=1+1"]
 
 
-def damaged_table(content):
+def damaged_table(content: bytes) -> st.SearchStrategy[bytes]:
     """A CSV file with cells replaced and lines taken out, doubled, swapped."""
     lines = content.decode().splitlines()
     edit = st.tuples(st.integers(0, len(lines) - 1), st.integers(0, 9), st.sampled_from(CELLS))
@@ -550,151 +422,100 @@ def damaged_table(content):
     return st.tuples(st.lists(edit, max_size=3), st.one_of(st.just([]), shuffles())).map(assemble)
 
 
-@fuzzed
-def test_a_run_s_configuration(times, run, tmp_path):
-    path = tmp_path / "config.json"
-    content = (run / "run" / "config.json").read_bytes()
-
-    def check(case):
-        path.write_bytes(case)
-
-        def read():
-            config = settings.override(read_config(tmp_path), ["--config.evaluation.batch_size=2"])
-            settings.differences(read_config(tmp_path), config)
-
-        found = outcome(lambda: read_config(tmp_path), (ConfigError,), tmp_path, len(case))
-        if found == "refused":
-            return found
-        try:
-            read()
-        except ConfigError:
-            return "refused"  # by the field, as on the command line
-        return "read"
-
-    assert (
-        hunt(150 * times, st.one_of(json_damaged(json.loads(content)), damaged(content)), check)[
-            "read"
-        ]
-        > 0
-    )
+for _name in ("config.json", "summary.json", "metrics.jsonl", "evaluation/test.csv"):
+    reader(f"a report's {_name}", 40)(report_file(_name))
 
 
-@fuzzed
-def test_the_summary_of_a_run_started_again(times, run, tmp_path):
-    config = read_config(run / "run")
-    document = json.loads((run / "run" / "summary.json").read_text())
-    document["best"] = {"epoch": 3, "metric": "mean", "value": 2.0}
-    path = tmp_path / "summary.json"
-
-    def check(case):
-        path.write_bytes(case)
-        return outcome(lambda: finished(tmp_path, config), (ConfigError,), tmp_path, len(case))
-
-    content = json.dumps(document).encode()
-    assert hunt(150 * times, st.one_of(json_damaged(document), damaged(content)), check)["read"] > 0
-
-
-@fuzzed
-def test_metrics_of_a_run_that_goes_on(times, run, tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    content = (run / "run" / "metrics.jsonl").read_bytes()
-
-    def check(case):
-        path.write_bytes(case)
-        with fuzz.watched(len(case)):
-            _cut(path, 180, 3)
-        left = [json.loads(line) for line in path.read_bytes().splitlines()]
-        assert all(record["step"] <= 180 for record in left)
-        return "read" if len(left) == 12 else "refused"
-
-    hunt(100 * times, damaged(content), check)
-
-
-# Tables, sounds, archives.
-
-
-@fuzzed
-def test_esc50_tables(times, tmp_path):
-    entries = [
-        (1, 0, "dog", "1", "A"),
-        (4, 10, "rain", "2", "A"),
-        (5, 0, "dog", "3", "A"),
-        (5, 11, "sea", "4", "A"),
-    ]
-    root = write_esc50(tmp_path / "root", entries)
-    table = root / "meta" / "esc50.csv"
-    content = table.read_bytes()
-
-    def check(case):
-        table.write_bytes(case)
-
-        def read():
-            rows = read_layout(root, "environment")[1]
-            for row in rows:
-                assert (root / row.path).parent == root / "audio"
-                assert row.split in ("train", "val", "test")
-                assert "/" not in row.class_name
-
-        return outcome(read, (DataError,), root, len(case))
-
-    assert hunt(300 * times, st.one_of(damaged_table(content), damaged(content)), check)["read"] > 0
-
-
-@fuzzed
-def test_excerpts_of_a_report(times, run, tmp_path):
-    folder = shutil.copytree(run / "run", tmp_path / "run")
-    place = folder / "evaluation" / "audio" / "worst-1-mixture3"
+@reader("a report's excerpts", 60)
+def excerpts(folder: Path, made: Made) -> Reader:
+    run = shutil.copytree(made.runs / "run", folder / "run")
+    place = run / "evaluation" / "audio" / "worst-1-mixture3"
     place.mkdir(parents=True)
-    soundfile.write(place / "mixture.wav", fuzz.np_noise(200), 8000, subtype="FLOAT")
-    content = (place / "mixture.wav").read_bytes()
-    found = read_runs([folder])[0]
-
-    def check(case):
-        (place / "mixture.wav").write_bytes(case)
-
-        def read():
-            page("t", [], read_excerpts("label", found)).encode()
-
-        return outcome(read, (ReportError,), place, len(case))
-
-    assert hunt(100 * times, damaged(content), check)["read"] > 0
+    path = place / "mixture.wav"
+    soundfile.write(path, fuzz.np_noise(200), 8000, subtype="FLOAT")
+    shown = read_runs([run])[0]
+    read = lambda: page("t", [], read_excerpts("label", shown)).encode()  # noqa: E731
+    content = path.read_bytes()
+    return Reader(path, content, read, damaged(content), ReportError, place)
 
 
-@fuzzed
-@pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_archives(times, tmp_path, kind):
-    members = {"top/a.txt": b"a" * 500, "top/below/b.txt": fuzz.noise(600)}
-    whole = tmp_path / ("a.zip" if kind == "zip" else "a.tar.gz")
-    raw = gzip.decompress(tar(members)) if kind == "tar" else archive(members)
-
-    def check(case):
-        whole.write_bytes(gzip.compress(case, 1) if kind == "tar" else case)
-        shutil.rmtree(tmp_path / "into", ignore_errors=True)
-        (tmp_path / "into").mkdir()
-        found = outcome(
-            lambda: unpack(whole, tmp_path / "into", "/".join, limit=10**6),
-            (DataError,),
-            tmp_path,
-            10**6,
-        )
-        assert {path.name for path in tmp_path.iterdir()} == {whole.name, "into"}
-        return found
-
-    assert hunt(150 * times, damaged(raw), check)["read"] > 0
+@reader("a run's configuration", 60)
+def configuration(folder: Path, made: Made) -> Reader:
+    content = (made.runs / "run" / "config.json").read_bytes()
+    cases = st.one_of(json_damaged(json.loads(content)), damaged(content))
+    read = lambda: read_config(folder)  # noqa: E731
+    return Reader(folder / "config.json", content, read, cases, ConfigError)
 
 
-@fuzzed
+# Tables, archives, sounds.
+
+
+@reader("ESC-50's table", 150)
+def esc50_table(folder: Path, made: Made) -> Reader:
+    entries = [(1, 0, "dog", "1", "A"), (4, 10, "rain", "2", "A")]
+    entries += [(5, 0, "dog", "3", "A"), (5, 11, "sea", "4", "A")]
+    root = write_esc50(folder / "root", entries)
+    path = root / "meta" / "esc50.csv"
+
+    def read() -> None:
+        for row in read_layout(root, "environment")[1]:
+            assert (root / row.path).parent == root / "audio"
+            assert row.split in ("train", "val", "test")
+            assert "/" not in row.class_name
+
+    content = path.read_bytes()
+    cases = st.one_of(damaged_table(content), damaged(content))
+    return Reader(path, content, read, cases, DataError, root)
+
+
+def packed_files(kind: str) -> Callable[[Path, Made], Reader]:
+    def make(folder: Path, made: Made) -> Reader:
+        members = {"top/a.txt": b"a" * 500, "top/below/b.txt": fuzz.noise(600)}
+        path, into = folder / f"a.{kind}", folder / "into"
+        content = archive(members) if kind == "zip" else tar(members)
+        cases = damaged(content)
+        if kind != "zip":
+            cases = damaged(gzip.decompress(content)).map(lambda raw: gzip.compress(raw, 1))
+
+        def read() -> None:
+            shutil.rmtree(into, ignore_errors=True)
+            into.mkdir()
+            try:
+                unpack(path, into, "/".join, limit=10**6)
+            finally:
+                assert {path.name for path in folder.iterdir()} == {path.name, "into"}
+
+        return Reader(path, content, read, cases, DataError, size=10**6)
+
+    return make
+
+
+reader("an archive, tar", 80)(packed_files("tar.gz"))
+reader("an archive, zip", 80)(packed_files("zip"))
+
+
+@pytest.mark.parametrize("times", EXAMPLES)
+@pytest.mark.parametrize("name", READERS)
+def test_a_stranger_s_file_is_read_or_refused(times, name, made, tmp_path):
+    examples, make = READERS[name]
+    file = make(tmp_path, made)
+    named = None if file.errors is Exception else file.named or tmp_path
+
+    def check(case: bytes) -> str:
+        file.path.write_bytes(case)
+        return outcome(file.read, (file.errors,), named, file.size or len(case))
+
+    assert check(file.whole) == "read"
+    assert hunt(examples * times, file.cases, check)["refused"] > 0
+
+
+@pytest.mark.parametrize("times", EXAMPLES)
 def test_sound_files(times, tmp_path):
     """In a process of its own: libsndfile is not Python, and its faults would end this one."""
-    command = [
-        sys.executable,
-        str(ROOT / "tests" / "faults" / "sound_reader.py"),
-        str(tmp_path),
-        str(60 * times),
-    ]
-    here = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=3000, check=False, env=here
-    )
+    script = ROOT / "tests" / "faults" / "sound_reader.py"
+    command = [sys.executable, str(script), str(tmp_path), str(25 * times)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"capture_output": True, "text": True, "check": False}
+    done = subprocess.run(command, timeout=3000, env=env, **pipes)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     print(done.stdout)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxsep.data.layouts import SPLITS
+from jaxsep.data.layouts import PREMIXED_FIELD, PREMIXED_SPLITS, SPLITS
 from jaxsep.data.mixtures.dynamic import copy_segment, draw, power_ratio, remove_mean, render
 from jaxsep.data.mixtures.recipes import Arrays, uniforms
 from jaxsep.data.mixtures.sampler import AnyPool, pick, segment_samples
 from jaxsep.data.packs.premixed import Premixed, premixed_table
-from jaxsep.data.premixed_layout import FIELD, SPLIT_FOLDERS
 from jaxsep.errors import DataError
 
 
@@ -50,8 +49,8 @@ def make_premixed_pool(
     mixtures = np.flatnonzero(premixed.splits == SPLITS.index(split))
     if not mixtures.size:
         raise DataError(
-            f"{FIELD}: has no {split} mixtures; "
-            f"needed: one of the folders {', '.join(SPLIT_FOLDERS[split])}"
+            f"{PREMIXED_FIELD}: has no {split} mixtures; "
+            f"needed: one of the folders {', '.join(PREMIXED_SPLITS[split])}"
         )
     if segment_seconds is None:
         num_samples = int(premixed.lengths[mixtures].max())
