@@ -25,7 +25,7 @@ from pydantic_core import ErrorDetails
 from jaxsep import models
 from jaxsep.data.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from jaxsep.data.mixtures.sampler import CORPORA, SHORT_CLIPS, count_probabilities, slot_priors
-from jaxsep.data.synthetic import MIN_SAMPLE_RATE as LOWEST_SYNTHETIC_RATE
+from jaxsep.data.synthetic import LOWEST_RATE as LOWEST_SYNTHETIC_RATE
 from jaxsep.errors import ConfigError, together
 from jaxsep.objective.permutation import MAX_SOURCES
 
@@ -148,7 +148,7 @@ class Data(Section):
         "", "folder of packed corpora; '': $JAXSEP_CACHE, or else ~/.cache/jaxsep", may_change=True
     )
     sample_rate: int = field(
-        8000, "to which recordings are resampled", (MAX_SAMPLE_RATE, MIN_SAMPLE_RATE), unit="Hz"
+        8000, "to which recordings are resampled", (MIN_SAMPLE_RATE, MAX_SAMPLE_RATE), unit="Hz"
     )
     segment_seconds: float = field(4.0, "length of a drawn mixture", (0.01, 3600), unit="s")
     slots: Annotated[tuple[Name, ...], Field(min_length=1)] = field(
