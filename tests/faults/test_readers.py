@@ -37,11 +37,10 @@ from jaxsep.data.unpack import unpack
 from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
 from jaxsep.inference.bundle import flatten, load_bundle, save_bundle
 from jaxsep.models.torch_import.convert import from_file
-from jaxsep.report import curves, report_compare, report_sections
-from jaxsep.report import grouping as experiments
-from jaxsep.report import tables as report_tables
-from jaxsep.report.page import page
-from jaxsep.report.players import read_excerpts
+from jaxsep.report.build import build
+from jaxsep.report.excerpts import read_excerpts
+from jaxsep.report.grouping import group
+from jaxsep.report.render import markdown, page
 from jaxsep.report.runs import read_runs
 from jaxsep.training.experiment import finished
 from jaxsep.training.metric_writer import _cut
@@ -461,26 +460,12 @@ def run(tmp_path_factory):
 
 
 def report_of(folders):
-    """What a report computes, all but the figures."""
-    runs = read_runs(folders)
-    for experiment in experiments.group(runs):
-        experiment.flag.encode()
-        " ".join(condition.label for condition in experiment.conditions).encode()
-        report_tables.distribution(experiment)
-        report_tables.corpora(experiment)
-        report_tables.input_snr(experiment)
-        report_tables.weights(experiment)
-        report_tables.batch_sizes(experiment)
-        report_compare.combinations(experiment)
-        report_compare.by_seed(experiment)
-        curves.score_counts(
-            [report_tables.scores(condition) for condition in experiment.conditions]
-        )
-        for condition in experiment.conditions:
-            curves.ess_share(condition.runs)
-        if all(curves.validation(condition.runs)[0].size for condition in experiment.conditions):
-            report_tables.epochs_to_reference(experiment)
-        report_sections.about([experiment], "none")
+    """A report but for its figures."""
+    report = build(group(read_runs(folders)), "none")
+    for section in report.sections:
+        for numbers in section.csvs.values():
+            numbers.to_csv().encode()
+    markdown("t", report.sections).encode()
 
 
 @fuzzed
@@ -658,7 +643,7 @@ def test_excerpts_of_a_report(times, run, tmp_path):
         (place / "mixture.wav").write_bytes(case)
 
         def read():
-            page("t", [], read_excerpts("label", found)).encode()
+            page("t", [], read_excerpts("label", found), {}).encode()
 
         return outcome(read, (ReportError,), place, len(case))
 
