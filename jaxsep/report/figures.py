@@ -28,7 +28,7 @@ _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "axes.titlesize": 9.0,
 }
-_DPI = 150
+_DPI = 130
 _FEW_POINTS = 30  # a curve of fewer has a mark at each
 
 

@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 from jaxsep.report.build import Report, Section
 from jaxsep.report.excerpts import Excerpt, Sound
 from jaxsep.report.figures import draw
+from jaxsep.report.tables import frame
 
 
 def files(title: str, report: Report) -> dict[str, bytes]:
@@ -29,7 +30,8 @@ def files(title: str, report: Report) -> dict[str, bytes]:
     made, drawings = {}, {}
     for section in report.sections:
         for name, numbers in section.csvs.items():
-            made[f"tables/{name}.csv"] = numbers.to_csv(index=False)
+            cells = [map(_cell, line) for line in numbers.itertuples(index=False)]
+            made[f"tables/{name}.csv"] = frame(cells, numbers.columns).to_csv(index=False)
         for figure in section.figures:
             drawings[figure.name], made[f"figures/{figure.name}.png"] = draw(figure)
             made[f"figures/{figure.name}.svg"] = drawings[figure.name]
@@ -40,6 +42,11 @@ def files(title: str, report: Report) -> dict[str, bytes]:
         name: content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
         for name, content in made.items()
     }
+
+
+def _cell(value: object) -> object:
+    """Ten digits: what is beyond them depends on the machine and its libraries."""
+    return f"{value:.10g}" if isinstance(value, float) and value == value else value
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:

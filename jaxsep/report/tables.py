@@ -48,7 +48,7 @@ class Table:
 Tables = tuple[list[Table], pd.DataFrame]
 
 
-def frame(rows: Sequence[Any], columns: Sequence[str] | None = None) -> pd.DataFrame:
+def frame(rows: Sequence[Any], columns: Any = None) -> pd.DataFrame:
     """A table of Python's values as they are: whole numbers stay whole, and None stays None."""
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
