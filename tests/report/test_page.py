@@ -447,14 +447,14 @@ def test_the_browser_refuses_what_is_not_of_the_page(driver, url):
 def test_hundreds_of_sounds_stay_within_what_a_browser_opens(driver, tmp_path):
     """Chromium refuses more than a thousand players, with an error on the console."""
     many = [
-        excerpt("run", n, "worst", float(n), 0.0, ["dog", "rain"], seconds=0.1) for n in range(210)
+        excerpt("run", n, "worst", float(n), 0.0, ["dog", "rain"], seconds=0.1) for n in range(120)
     ]
     (tmp_path / "many.html").write_text(page("Many", [], many, {}), encoding="utf-8")
     load(driver, (tmp_path / "many.html").as_uri())
     count = "return document.querySelectorAll('audio[src]').length"
     until(driver, count + " >= 400")
     audios = "[...arguments[0].querySelectorAll('audio')]"
-    for n in (100, 209):
+    for n in (60, 119):
         last = article(driver, n)
         until(driver, f"return {audios}.every((audio) => audio.duration > 0)", last)
         until(driver, "return arguments[0].querySelector('canvas').height === 128", last)

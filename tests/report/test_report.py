@@ -247,9 +247,6 @@ def test_a_report_can_be_made_again_over_an_old_one(made, tmp_path, capsys):
     assert "4 figures, 9 tables as CSV, 0 excerpts" in said
     assert {path.name.split("-")[0] for path in (out / "figures").iterdir()} == {"class"}
     assert "`--audio none`" in (out / "report.md").read_text(encoding="utf-8")
-    first = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
-    assert report.main([*again, "-o", str(out), "--audio", "none"]) == 0
-    assert {path: path.read_bytes() for path in first} == first, "the same runs, the same files"
 
 
 def test_folder_names_of_any_bytes_and_runs_without_metrics(tmp_path, capsys):
@@ -302,4 +299,6 @@ def test_labels_with_dollars_are_drawn_as_they_are():
     line = figures.Line("class bias γ $x=1, a_$=2", curve, 0.1 * curve)
     axes = {"xlabel": "x", "ylabel": "y"}
     figure = figures.curves("n", "a $ b", "", [line], figures.styles([line.label]), **axes)
-    assert line.label in figures.draw(figure)[0]
+    svg, png = figures.draw(figure)
+    assert line.label in svg
+    assert figures.draw(figure) == (svg, png), "equal numbers give equal files"
