@@ -57,13 +57,11 @@ class Condition:
     Attributes:
       label: for people, different for every condition of an experiment.
       factors: of the weighting; () for ordinary training.
-      granularity: "" for ordinary training, where it means nothing.
       runs: at least one.
     """
 
     label: str
     factors: Factors
-    granularity: str
     runs: tuple[Run, ...]
 
     @property
@@ -241,6 +239,7 @@ def _conditions(runs: list[Run]) -> tuple[tuple[Condition, ...], tuple[tuple[Run
     copies = []
     for run in sorted(runs, key=lambda run: run.config["seed"]):
         factors = weighting(run.config["weighting"])
+        # It means nothing for ordinary training, which is one condition.
         granularity = run.config["weighting"]["granularity"] if factors else ""
         others = members.setdefault((factors, granularity), [])
         same = [other for other in others if other.rows["si_sdri"].equals(run.rows["si_sdri"])]
@@ -249,7 +248,7 @@ def _conditions(runs: list[Run]) -> tuple[tuple[Condition, ...], tuple[tuple[Run
         else:
             others.append(run)
     labels = make_labels(list(members))
-    conditions = [Condition(labels[key], *key, tuple(chosen)) for key, chosen in members.items()]
+    conditions = [Condition(labels[key], key[0], tuple(runs)) for key, runs in members.items()]
     return tuple(sorted(conditions, key=_place)), tuple(copies)
 
 

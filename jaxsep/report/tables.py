@@ -174,7 +174,7 @@ def corpora(experiment: Experiment) -> Tables:
         means = curves.last_test_means(condition.runs, names)
         columns = dict(zip(names, means.T, strict=True))
         counts = {"runs": len(condition.runs), "evaluations": len(means)}
-        cells.append([condition.label, *map(spread, columns.values()), *counts.values()])
+        cells.append([condition.label, *map(spread, means.T), *counts.values()])
         numbers.append({"condition": condition.label, **counts, **_spreads(columns, "")})
     table = _table(
         experiment,
@@ -202,21 +202,23 @@ def epochs_to_reference(experiment: Experiment) -> Tables:
         lines = [scores.mean(axis=1), *(scores[run] for run in scores)]
         first, *each = [curves.first_epoch_at(line, target) for line in lines]
         cells.append(
-            [
-                *(condition.label, spread(scores.iloc[-1])),
-                *("not reached" if first is None else first, _epochs(each), len(each)),
-            ]
+            {
+                "weighting": condition.label,
+                "last epoch (dB)": spread(scores.iloc[-1]),
+                f"first epoch at {target:.2f} dB": "not reached" if first is None else first,
+                "of each run": _epochs(each),
+                "runs": len(each),
+            }
         )
         numbers += [
             [condition.label, name, seed, float(line.iloc[-1]), target, epoch]
             for name, seed, line, epoch in zip(names, seeds, lines, [first, *each], strict=True)
         ]
     reference = experiment.reference.label
-    header = ["weighting", "last epoch (dB)", f"first epoch at {target:.2f} dB", "of each run"]
     table = _table(
         experiment,
         f"Epochs to the final validation score of {reference}",
-        frame(cells, [*header, "runs"]),
+        frame(cells),
         f"{target:.2f} dB: mean validation SI-SDRi of {reference} after its last epoch, mean over "
         "runs. The first epoch at which the curve averaged over runs is there, and the earliest "
         "and latest among the runs.",
@@ -269,9 +271,9 @@ def weights(experiment: Experiment) -> Tables:
         for run in condition.runs
     ]
     first = ["ess", "ess_share", "weight_entropy", "weight_max"]
-    first += [f"weight_{corpus}" for corpus in experiment.corpora]
-    recorded = {name for run in per_run for name in run if name.startswith("weight_")}
-    names = [*first, *sorted(recorded - set(first))]
+    recorded = sorted({name for run in per_run for name in run if name.startswith("weight_")})
+    by_corpus = [f"weight_{corpus}" for corpus in experiment.corpora]
+    names = list(dict.fromkeys([*first, *by_corpus, *recorded]))
     cells, numbers = [], []
     for condition in experiment.conditions:
         runs = pd.DataFrame([run for run in per_run if run["condition"] == condition.label])
@@ -281,21 +283,23 @@ def weights(experiment: Experiment) -> Tables:
         means = runs[names].astype(float).mean(skipna=False)  # none where a run did not record it
         batch, share = runs["batch_size"][0], means["ess_share"]
         cells.append(
-            [
-                *(condition.label, batch, counts, number(means["ess"])),
-                "–" if np.isnan(share) else f"{100 * share:.0f} %",
-                *(number(means["weight_entropy"]), number(means["weight_max"], ".3f")),
-                *(number(means[name]) for name in names[4:]),
-                len(runs),
-            ]
+            {
+                "weighting": condition.label,
+                "batch": batch,
+                "weights": counts,
+                "ESS": number(means["ess"]),
+                "of all": "–" if np.isnan(share) else f"{100 * share:.0f} %",
+                "entropy (nats)": number(means["weight_entropy"]),
+                "largest": number(means["weight_max"], ".3f"),
+                **{f"mean weight, {name[7:]}": number(means[name]) for name in names[4:]},
+                "runs": len(runs),
+            }
         )
         numbers.append([condition.label, len(runs), batch, counts, *means])
-    header = ["weighting", "batch", "weights", "ESS", "of all", "entropy (nats)", "largest"]
-    header += [f"mean weight, {name.removeprefix('weight_')}" for name in names[4:]]
     table = _table(
         experiment,
         "Weights over the last quarter of training",
-        frame(cells, [*header, "runs"]),
+        frame(cells),
         "Means over steps and runs. Weights: how many sum to 1 in a step. ESS: effective sample "
         "size 1 / Σ p², as many as there are weights in ordinary training. Mean weight of a "
         "corpus: times the number of weights, 1 in ordinary training. –: not recorded.",
@@ -400,8 +404,11 @@ def differences(experiment: Experiment, comparison: pd.DataFrame) -> Tables:
         lines = numbers[numbers["condition"] == condition.label].drop(columns="condition")
         cells = [
             [
-                *(line.name, number(line.reference_db), number(line.condition_db)),
-                *(number(line.difference_db, "+.2f"), interval(line.low_db, line.high_db)),
+                line.name,
+                number(line.reference_db),
+                number(line.condition_db),
+                number(line.difference_db, "+.2f"),
+                interval(line.low_db, line.high_db),
                 line.verdict,
             ]
             for line in lines.itertuples()

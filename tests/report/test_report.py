@@ -264,6 +264,26 @@ def test_folder_names_of_any_bytes_and_runs_without_metrics(tmp_path, capsys):
     assert "compared with" not in text
 
 
+@pytest.mark.parametrize("name", ["combined", "max", "sources", "a.b", ""])
+def test_a_corpus_may_have_any_name(tmp_path, name):
+    """Also those that the report itself gives to columns."""
+
+    def rename(summary):
+        for part in ("test", "test_last", "test_last_epochs"):
+            scores = summary[part]["si_sdri"]
+            scores.setdefault(name, scores["environment"])
+
+    for folder, override in {tmp_path / "a": UNIFORM, tmp_path / "b": "seed=1"}.items():
+        slim_run(folder, override)
+        path = folder / "evaluation" / "test.csv"
+        path.write_text(path.read_text().replace(",environment,", f",{name},"))
+        edit(folder / "summary.json", rename)
+    (experiment,) = group(read_runs([tmp_path / "a", tmp_path / "b"]))
+    sections = build([experiment], "none").sections
+    assert f"mean weight, {name}" in sections[4].tables[0].cells or name == "max"
+    assert "speech (corpus)" in list(sections[2].tables[1].cells["sound"])
+
+
 def test_excerpts_come_with_their_scores(tmp_path):
     scores = slim_run(tmp_path / "a", UNIFORM)
     slim_run(tmp_path / "b", UNIFORM, seed=1)
