@@ -196,6 +196,7 @@ def draw(figure: Figure) -> tuple[str, bytes]:
             canvas.legend(loc="outside lower center", ncols=abreast, frameon=False)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         canvas.savefig(svg, format="svg", metadata=nothing)
+        canvas.set_layout_engine("none")  # as it has just been laid out
         canvas.savefig(png, format="png", dpi=_DPI)
     # 256 colours take a third of the bytes of millions; this method keeps those of the lines.
     palette = Image.open(png).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)

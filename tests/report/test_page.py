@@ -308,7 +308,7 @@ def test_orders(opened):
 
 
 def test_filters_combine(opened):
-    everything = {"run": "", "place": "", "class": "", "sort": "score-up"}
+    unset = {"run": "", "place": "", "class": "", "sort": "score-up"}
     for choice, expected in [
         ({}, [("uniform", 44), (HOSTILE, 5), ("robust", 7)]),
         ({"run": "robust"}, [("robust", 7), ("robust", 12), ("robust", 3)]),
@@ -320,7 +320,7 @@ def test_filters_combine(opened):
         ({"class": HOSTILE, "run": HOSTILE}, [(HOSTILE, 5)]),
         ({"class": "bell", "run": "uniform"}, []),
     ]:
-        choose(opened, **everything | choice)
+        choose(opened, **unset | choice)
         number = len(expected) if choice else 6
         assert shown(opened)[: len(expected)] == expected, choice
         assert len(shown(opened)) == number
