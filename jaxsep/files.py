@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -87,6 +87,33 @@ def atomic_folder(target: Path, *, replace: bool = False, complete: str = "") ->
                 if not complete or not (target / complete).is_file():
                     raise
         sync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_files(folder: Path, name: str, contents: Mapping[str, bytes]) -> None:
+    """Write several files below `folder`, in place of older ones; its other files stay.
+
+    All of them are on disk before the first is renamed, in the order of `contents`.
+
+    Args:
+      name: of the temporary folder, .NAME.tmp-…, in `folder`.
+      contents: path below `folder` -> content.
+
+    Raises:
+      OSError: the files cannot be written. The older ones are as they were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_stale(folder / name)
+    temporary = _temporary_name(folder / name)
+    try:
+        for path, content in contents.items():
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / path).write_bytes(content)
+            _flush(temporary / path)
+        for path in contents:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary / path, folder / path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,9 +1,13 @@
-"""Folders of finished runs as the report reads them, with scores chosen by the tests: no network, no training."""
+"""Folders of finished runs as the report reads them: no network, no training.
+
+The tests choose the scores.
+"""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from jaxsep.config import load as settings
 from jaxsep.evaluation.statistics import average, quantile_names, summarise_rows
@@ -43,9 +47,12 @@ def slim_run(
     kind="recordings",
     val=None,
 ):
-    """Write a finished run: config.json, summary.json, metrics.jsonl, evaluation/test.csv. Returns its scores [rows] dB.
+    """Write the four files of a finished run. Returns its scores [rows] dB.
 
-    The scores are those of the seed, plus shift. overrides: 'section.field=value'. val: mean validation score by epoch.
+    Args:
+      overrides: 'section.field=value', of the configuration.
+      shift: added to the scores, which depend on the seed alone.
+      val: mean validation score by epoch.
     """
     given = [
         f"--config.{override}"
@@ -95,6 +102,24 @@ def headline(summaries):
     quantiles = {f"q{int(q):02d}": value for q, value in combined["quantiles"].items()}
     means = {name: summary["mean"] for name, summary in summaries.items() if ":" not in name}
     return {**means, "std": combined["std"], **{name: quantiles[name] for name in quantile_names()}}
+
+
+def add_audio(folder, *, mixture=7, rate=4000):
+    """Excerpts of `mixture`, the worst, and of the one after it, the best.
+
+    Returns the names of the classes in every mixture.
+    """
+    class_ids = recipe(("speech", "environment"))["class_id"].reshape(-1, 2)
+    classes = [[NAMES[class_id] for class_id in pair] for pair in class_ids]
+    for place, number in {"best-1": mixture + 1, "worst-1": mixture}.items():
+        target = folder / "evaluation" / "audio" / f"{place}-mixture{number}"
+        target.mkdir(parents=True)
+        first, second = classes[number]
+        stems = ("mixture", f"source1-{first}", "estimate1", f"source2-{second}", "estimate2")
+        for level, stem in enumerate(stems):
+            samples = np.full(20, 0.1 * level, np.float32)
+            soundfile.write(target / f"{stem}.wav", samples, rate, subtype="FLOAT")
+    return classes
 
 
 def edit(path, change):

@@ -39,11 +39,10 @@ from jaxsep.files import read_arrays
 from jaxsep.inference.bundle import flatten, load_bundle, save_bundle
 from jaxsep.models.torch_import.convert import from_file
 from jaxsep.open_data import unpack
-from jaxsep.report import curves, report_compare, report_sections
-from jaxsep.report import grouping as experiments
-from jaxsep.report import tables as report_tables
-from jaxsep.report.page import page
-from jaxsep.report.players import read_excerpts
+from jaxsep.report.build import build
+from jaxsep.report.excerpts import read_excerpts
+from jaxsep.report.grouping import group
+from jaxsep.report.render import markdown, page
 from jaxsep.report.runs import read_runs
 from jaxsep.training.workdir import read_config
 
@@ -357,26 +356,12 @@ def test_small_arrays_that_stand_for_huge_ones(tmp_path, kind):
 
 
 def report_of(folders):
-    """What a report computes, all but the figures."""
-    runs = read_runs(folders)
-    for experiment in experiments.group(runs):
-        experiment.flag.encode()
-        " ".join(condition.label for condition in experiment.conditions).encode()
-        report_tables.distribution(experiment)
-        report_tables.corpora(experiment)
-        report_tables.input_snr(experiment)
-        report_tables.weights(experiment)
-        report_tables.batch_sizes(experiment)
-        report_compare.combinations(experiment)
-        report_compare.by_seed(experiment)
-        curves.score_counts(
-            [report_tables.scores(condition) for condition in experiment.conditions]
-        )
-        for condition in experiment.conditions:
-            curves.ess_share(condition.runs)
-        if all(curves.validation(condition.runs)[0].size for condition in experiment.conditions):
-            report_tables.epochs_to_reference(experiment)
-        report_sections.about([experiment], "none")
+    """A report but for its figures."""
+    report = build(group(read_runs(folders)), "none")
+    for section in report.sections:
+        for numbers in section.csvs.values():
+            numbers.to_csv().encode()
+    markdown("t", report.sections).encode()
 
 
 def report_file(name: str) -> Callable[[Path, Made], Reader]:
@@ -434,7 +419,7 @@ def excerpts(folder: Path, made: Made) -> Reader:
     path = place / "mixture.wav"
     soundfile.write(path, fuzz.np_noise(200), 8000, subtype="FLOAT")
     shown = read_runs([run])[0]
-    read = lambda: page("t", [], read_excerpts("label", shown)).encode()  # noqa: E731
+    read = lambda: page("t", [], read_excerpts("label", shown), {}).encode()  # noqa: E731
     content = path.read_bytes()
     return Reader(path, content, read, damaged(content), ReportError, place)
 

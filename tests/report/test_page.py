@@ -1,4 +1,4 @@
-"""The page to listen to: as text, and in a browser, opened from disk as a reader does."""
+"""The texts of a report: Markdown, and the page to listen to, as text and in a browser."""
 
 import base64
 import hashlib
@@ -8,6 +8,7 @@ import shutil
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from selenium import webdriver
@@ -15,67 +16,61 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from jaxsep.report.page import page
-from jaxsep.report.sections import Excerpt, Figure, Player, Section, Table
+from jaxsep.report.build import Section
+from jaxsep.report.excerpts import Excerpt, Sound, Source
+from jaxsep.report.figures import Figure
+from jaxsep.report.render import markdown, markdown_table, page
+from jaxsep.report.tables import Table
 
-HOSTILE = """</script><script>document.title="run"</script><img src=x onerror='document.title="run"'> "&'`"""
-DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 20"><rect id="a" width="60" height="20" fill="red"/></svg>'
+HOSTILE = (
+    """</script><script>document.title="run"</script>"""
+    """<img src=x onerror='document.title="run"'> "&'`"""
+)
+DRAWING = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 20">'
+    '<rect id="a" width="60" height="20" fill="red"/></svg>'
+)
 TONE = 1000  # Hz
 
 
-def tone(seconds: float, sample_rate: int, gain: float = 0.5) -> np.ndarray:
-    return gain * np.sin(2 * np.pi * TONE * np.arange(round(seconds * sample_rate)) / sample_rate)
+def tone(seconds: float, rate: int, gain: float) -> Sound:
+    return Sound(gain * np.sin(2 * np.pi * TONE * np.arange(round(seconds * rate)) / rate), rate)
 
 
-def excerpt(
-    run,
-    mixture,
-    place,
-    score,
-    input_snr,
-    classes,
-    *,
-    seconds=1.0,
-    sample_rate=8000,
-    loud=0.5,
-    soft=0.005,
-):
-    """The sources are tones; the estimates are the same tones with gain `soft`."""
-    players = [Player("mixture", "mixture", tone(seconds, sample_rate, loud), sample_rate, None)]
-    for name in classes:
-        players.append(Player(name, "source", tone(seconds, sample_rate, loud), sample_rate, None))
-        players.append(
-            Player(name, "estimate", tone(seconds, sample_rate, soft), sample_rate, score + 1.0)
-        )
-    return Excerpt(run, mixture, place, score, input_snr, classes, players)
+def excerpt(run, number, place, score, input_snr, classes, *, seconds=1.0, rate=8000):
+    """The sources are tones; the estimates are the same tones, 40 dB softer."""
+    loud, soft = tone(seconds, rate, 0.5), tone(seconds, rate, 0.005)
+    sources = [Source(name, score + 1.0, loud, soft) for name in classes]
+    return Excerpt(run, number, place, score, input_snr, classes, loud, sources)
+
+
+def sounds(one):
+    """In the order of the page."""
+    pairs = [sound for source in one.sources for sound in (source.source, source.estimate)]
+    return [one.mixture, *pairs]
 
 
 EXCERPTS = [
     excerpt("uniform", 7, "median", 3.0, -12.0, ["speech", "dog"], seconds=2.0),
-    excerpt(
-        "uniform", 44, "worst", -8.25, 14.5, ["speech", "rain"], seconds=1.4, sample_rate=16000
-    ),
+    excerpt("uniform", 44, "worst", -8.25, 14.5, ["speech", "rain"], seconds=1.4, rate=16000),
     excerpt("robust", 7, "p05", -2.0, -12.0, ["speech", "dog"], seconds=0.5),
-    excerpt("robust", 12, "best", 21.0, 3.0, ["bell", "rain"], sample_rate=44100),
+    excerpt("robust", 12, "best", 21.0, 3.0, ["bell", "rain"], rate=44100),
     excerpt("robust", 3, "worst", float("nan"), 0.5, ["bell", "dog"]),
     excerpt(HOSTILE, 5, "worst", -5.0, 30.0, [HOSTILE, "rain"]),
 ]
+WIDE = pd.DataFrame([["speech", *["-12.34"] * 30]], columns=["SI-SDRi (dB)", *map(str, range(30))])
+MARKUP = pd.DataFrame([["1", HOSTILE]], columns=[HOSTILE, "b"])
+FIGURES = [Figure("Curves", "curves", "By epoch.", print), Figure("Again", "again", "", print)]
 SECTIONS = [
     Section(
         "Numbers",
         ["Made by `python -m jaxsep.report`.", HOSTILE],
-        [
-            Table(
-                "Test set",
-                ["SI-SDRi (dB)", *map(str, range(30))],
-                [["speech", *["-12.34"] * 30]],
-                "One run.",
-            )
-        ],
-        [Figure("Curves", "curves", DRAWING, "By epoch."), Figure("Again", "again", DRAWING)],
+        [Table("Test set", WIDE, "One run.")],
+        FIGURES,
     ),
-    Section(HOSTILE, [], [Table(HOSTILE, [HOSTILE, "b"], [["1", HOSTILE]], HOSTILE)], []),
+    Section(HOSTILE, [], [Table(HOSTILE, MARKUP, HOSTILE)]),
 ]
+DRAWINGS = {"curves": DRAWING, "again": DRAWING}
 
 
 class Tree(HTMLParser):
@@ -108,7 +103,7 @@ class Tree(HTMLParser):
 
 @pytest.fixture(scope="module")
 def document():
-    return page("Tails", SECTIONS, EXCERPTS)
+    return page("Tails", SECTIONS, EXCERPTS, DRAWINGS)
 
 
 @pytest.fixture(scope="module")
@@ -170,26 +165,19 @@ def test_players_hold_the_samples_and_their_levels(tree):
         )
         for e in tree.all("audio")
     ]
-    given = [player for one in EXCERPTS for player in one.players]
+    given = [sound for one in EXCERPTS for sound in sounds(one)]
     assert len(decoded) == len(given) == 30
-    for (samples, sample_rate), player in zip(decoded, given, strict=True):
-        assert sample_rate == player.sample_rate
-        np.testing.assert_allclose(samples, player.samples, rtol=0, atol=1.1 / 32767)
+    for (samples, rate), sound in zip(decoded, given, strict=True):
+        assert rate == sound.sample_rate
+        np.testing.assert_allclose(samples, sound.samples, rtol=0, atol=1.1 / 32767)
 
 
-def test_too_loud_is_clipped_and_no_number_is_silence():
-    wild = Player(
-        "mixture", "mixture", np.array([2.0, -2.0, np.nan, np.inf, 0.5] * 100), 8000, None
-    )
-    audio = Tree(page("", [], [Excerpt("a", 0, "worst", 0.0, 0.0, [], [wild])])).all("audio")[0]
+def test_too_loud_is_clipped_and_nan_is_silence():
+    wild = Sound(np.array([2.0, -2.0, np.nan, np.inf, 0.5] * 100), 8000)
+    text = page("", [], [Excerpt("a", 0, "worst", 0.0, 0.0, [], wild, [])], {})
+    (audio,) = Tree(text).all("audio")
     samples, _ = soundfile.read(io.BytesIO(base64.b64decode(audio["data-src"].split(",")[1])))
     np.testing.assert_allclose(samples[:5], [1.0, -1.0, 0.0, 1.0, 0.5], atol=1e-4)
-
-
-def test_a_name_that_is_no_unicode_can_be_written():
-    name = b"caf\xe9".decode("utf-8", "surrogateescape")
-    written = page(name, [], [excerpt(name, 1, "worst", 0.0, 0.0, [name])]).encode("utf-8")
-    assert b"caf\\udce9" in written
 
 
 def test_the_policy_names_this_script_and_style_and_no_address(tree, document):
@@ -202,7 +190,7 @@ def test_the_policy_names_this_script_and_style_and_no_address(tree, document):
 
 
 def test_without_audio_one_line_says_so():
-    tree = Tree(page("Tails", SECTIONS, []))
+    tree = Tree(page("Tails", SECTIONS, [], DRAWINGS))
     assert "The runs hold no audio." in [e["text"] for e in tree.all("p")]
     assert not tree.all("script")
     assert not tree.all("select")
@@ -213,18 +201,16 @@ def driver(tmp_path_factory):
     """A headless Chromium of 1200 × 900 with a profile of its own."""
     browser, program = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not program:
-        pytest.skip(
-            f"no {'chromedriver' if browser else 'chromium'} on PATH: the page cannot be tried in a browser"
-        )
+        missing = "chromedriver" if browser else "chromium"
+        pytest.skip(f"no {missing} on PATH: the page cannot be tried in a browser")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    quiet = "no-first-run disable-background-networking disable-component-update disable-sync disable-quic"
-    alone = "headless=new no-sandbox disable-gpu autoplay-policy=no-user-gesture-required window-size=1200,900"
-    for flag in [
-        *quiet.split(),
-        *alone.split(),
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ]:
+    flags = (
+        "no-first-run disable-background-networking disable-component-update disable-sync "
+        "disable-quic headless=new no-sandbox disable-gpu window-size=1200,900 "
+        "autoplay-policy=no-user-gesture-required"
+    )
+    for flag in [*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('profile')}"]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(program))
@@ -233,16 +219,20 @@ def driver(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(document, tmp_path_factory):
+def url(driver, document, tmp_path_factory):
+    """The page, opened from disk as a reader does."""
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(document, encoding="utf-8")
+    load(driver, path.as_uri())
     return path.as_uri()
 
 
 @pytest.fixture
 def opened(driver, url):
-    """The driver with the page just loaded; afterwards the page has said nothing on the console."""
-    load(driver, url)
+    """The driver with the page, its choice reset; afterwards it has said nothing on the console."""
+    if not driver.current_url.startswith(url):
+        load(driver, url)
+    choose(driver, run="", place="", sort="score-up", **{"class": ""})
     yield driver
     assert driver.get_log("browser") == []
 
@@ -269,19 +259,29 @@ def shown(driver):
 
 
 def choose(driver, **choice):
-    """Sets menus to values and waits until the page has followed: its own listener comes first."""
+    """Sets menus to values and waits until the page has followed."""
     driver.execute_async_script(
         """
         const [choice, done] = arguments;
-        addEventListener("hashchange", () => done(), { once: true });
         const menus = Object.entries(choice).map(([name, value]) => {
             const menu = document.querySelector(`select[name=${name}]`);
             menu.value = value;
             return menu;
         });
-        menus[0].dispatchEvent(new Event("change", { bubbles: true }));""",
+        const before = location.hash;
+        // The page's own listener comes first.
+        addEventListener("hashchange", () => done(), { once: true });
+        menus[0].dispatchEvent(new Event("change", { bubbles: true }));
+        if (location.hash === before) done();""",
         choice,
     )
+
+
+def article(driver, mixture):
+    """The element of a mixture that is in one run alone, scrolled into view."""
+    element = driver.find_element(By.CSS_SELECTOR, f"article[data-mixture='{mixture}']")
+    driver.execute_script("arguments[0].scrollIntoView()", element)
+    return element
 
 
 def test_it_loads_without_errors_requests_or_foreign_scripts(opened):
@@ -295,37 +295,22 @@ def test_it_loads_without_errors_requests_or_foreign_scripts(opened):
     assert all(sizes)
 
 
-def test_the_browser_refuses_what_is_not_of_the_page(driver, url):
-    load(driver, url)
-    driver.execute_script(
-        "const script = document.createElement('script'); script.textContent = 'document.title = 1';"
-        "document.body.append(script); document.body.append(Object.assign(new Image(), {src: 'file:///x.png'}))"
-    )
-    until(driver, "return document.images.length === 3")
-    refused = WebDriverWait(driver, 20).until(lambda _: driver.get_log("browser"))
-    assert driver.title == "Tails"
-    assert all("Content Security Policy" in entry["message"] for entry in refused)
+def test_orders(opened):
+    for order, mixtures in {
+        "score-down": [12, 7, 7, 5, 44, 3],  # 3 has no score: last both ways
+        "score-up": [44, 5, 7, 7, 12, 3],
+        "snr-up": [7, 7, 3, 12, 44, 5],
+        "snr-down": [5, 44, 12, 3, 7, 7],
+        "mixture-up": [3, 5, 7, 7, 12, 44],
+    }.items():
+        choose(opened, sort=order)
+        assert [mixture for _, mixture in shown(opened)] == mixtures, order
 
 
-@pytest.mark.parametrize(
-    ("order", "mixtures"),
-    [
-        ("score-up", [44, 5, 7, 7, 12, 3]),  # 3 has no score: last both ways
-        ("score-down", [12, 7, 7, 5, 44, 3]),
-        ("snr-up", [7, 7, 3, 12, 44, 5]),
-        ("snr-down", [5, 44, 12, 3, 7, 7]),
-        ("mixture-up", [3, 5, 7, 7, 12, 44]),
-    ],
-)
-def test_order(opened, order, mixtures):
-    choose(opened, sort="snr-up" if order != "snr-up" else "snr-down")
-    choose(opened, sort=order)
-    assert [mixture for _, mixture in shown(opened)] == mixtures
-
-
-@pytest.mark.parametrize(
-    ("choice", "expected"),
-    [
+def test_filters_combine(opened):
+    unset = {"run": "", "place": "", "class": "", "sort": "score-up"}
+    for choice, expected in [
+        ({}, [("uniform", 44), (HOSTILE, 5), ("robust", 7)]),
         ({"run": "robust"}, [("robust", 7), ("robust", 12), ("robust", 3)]),
         ({"place": "worst"}, [("uniform", 44), (HOSTILE, 5), ("robust", 3)]),
         ({"class": "dog"}, [("robust", 7), ("uniform", 7), ("robust", 3)]),
@@ -334,14 +319,13 @@ def test_order(opened, order, mixtures):
         ({"class": "rain", "run": "uniform", "sort": "score-down"}, [("uniform", 44)]),
         ({"class": HOSTILE, "run": HOSTILE}, [(HOSTILE, 5)]),
         ({"class": "bell", "run": "uniform"}, []),
-    ],
-)
-def test_filters_combine(opened, choice, expected):
-    assert len(shown(opened)) == 6
-    choose(opened, **choice)
-    assert shown(opened) == expected
-    assert opened.find_element(By.ID, "count").text == f"{len(expected)} of 6 mixtures"
-    assert opened.find_element(By.ID, "none").is_displayed() == (not expected)
+    ]:
+        choose(opened, **unset | choice)
+        number = len(expected) if choice else 6
+        assert shown(opened)[: len(expected)] == expected, choice
+        assert len(shown(opened)) == number
+        assert opened.find_element(By.ID, "count").text == f"{number} of 6 mixtures"
+        assert opened.find_element(By.ID, "none").is_displayed() == (not expected)
 
 
 def test_the_address_keeps_the_choice_until_it_is_reset(opened):
@@ -364,111 +348,74 @@ def test_the_address_keeps_the_choice_until_it_is_reset(opened):
 
 
 def test_each_player_has_its_duration(opened):
-    for article in opened.find_elements(By.TAG_NAME, "article"):
-        opened.execute_script("arguments[0].scrollIntoView()", article)
-        script = "const a = [...arguments[0].querySelectorAll('audio')]; return a.every((x) => x.duration > 0) && "
-        durations = until(opened, script + "a.map((x) => x.duration)", article)
-        run, mixture = article.get_attribute("data-run"), int(article.get_attribute("data-mixture"))
-        (given,) = [one for one in EXCERPTS if (one.run, one.mixture) == (run, mixture)]
-        expected = [len(player.samples) / player.sample_rate for player in given.players]
-        np.testing.assert_allclose(durations, expected, atol=0.05)
+    for given in EXCERPTS:
+        element = next(
+            one
+            for one in opened.find_elements(By.TAG_NAME, "article")
+            if one.get_attribute("data-run") == given.run
+            and one.get_attribute("data-mixture") == str(given.number)
+        )
+        opened.execute_script("arguments[0].scrollIntoView()", element)
+        script = "const a = [...arguments[0].querySelectorAll('audio')];"
+        script += "return a.every((x) => x.duration > 0) && a.map((x) => x.duration)"
+        expected = [len(sound.samples) / sound.sample_rate for sound in sounds(given)]
+        np.testing.assert_allclose(until(opened, script, element), expected, atol=0.05)
 
 
 def test_one_player_sounds_at_a_time(opened):
     choose(opened, run="uniform", place="median")
-    buttons = [
-        one for one in opened.find_elements(By.CSS_SELECTOR, ".player button") if one.is_displayed()
-    ]
-    script = "return [...document.querySelectorAll('article:not([hidden]) audio')].map((audio) => !audio.paused)"
-    pressed = "return [...document.querySelectorAll('article:not([hidden]) .player button')].map((b) => b.ariaPressed)"
-    buttons[0].click()
-    until(opened, "return document.querySelector('article:not([hidden]) audio').currentTime > 0.1")
-    assert opened.execute_script(script) == [True, False, False, False, False]
-    buttons[3].send_keys(Keys.ENTER)
-    until(
-        opened,
-        "return document.querySelectorAll('article:not([hidden]) audio')[3].currentTime > 0.1",
+    buttons = opened.find_elements(By.CSS_SELECTOR, ".player button")
+    buttons = [button for button in buttons if button.is_displayed()]
+    heard = "document.querySelectorAll('article:not([hidden]) audio')"
+    playing = f"return [...{heard}].map((audio) => !audio.paused)"
+    pressed = playing.replace(" audio", " .player button").replace(
+        "!audio.paused", "audio.ariaPressed"
     )
-    assert opened.execute_script(script) == [False, False, False, True, False]
+    buttons[0].click()
+    until(opened, f"return {heard}[0].currentTime > 0.1")
+    assert opened.execute_script(playing) == [True, False, False, False, False]
+    buttons[3].send_keys(Keys.ENTER)
+    until(opened, f"return {heard}[3].currentTime > 0.1")
+    assert opened.execute_script(playing) == [False, False, False, True, False]
     assert opened.execute_script(pressed) == ["false", "false", "false", "true", "false"]
     choose(opened, place="worst")
-    assert opened.execute_script(
-        "return [...document.querySelectorAll('audio')].every((audio) => audio.paused)"
-    )
+    paused = "return [...document.querySelectorAll('audio')].every((audio) => audio.paused)"
+    assert opened.execute_script(paused)
 
 
 def test_the_slider_moves_the_position_by_keys(opened):
     slider = opened.find_element(By.CSS_SELECTOR, "article[data-mixture='44'] input")
+    position = "arguments[0].closest('.player').querySelector('audio').currentTime"
     slider.send_keys(Keys.END)
-    assert (
-        until(
-            opened,
-            "return arguments[0].closest('.player').querySelector('audio').currentTime",
-            slider,
-        )
-        > 1.3
-    )
+    assert until(opened, f"return {position}", slider) > 1.3
     slider.send_keys(Keys.HOME)
-    until(
-        opened,
-        "return arguments[0].closest('.player').querySelector('audio').currentTime === 0",
-        slider,
-    )
+    until(opened, f"return {position} === 0", slider)
 
 
 @pytest.mark.parametrize("mixture", [44, 12])
 def test_the_spectrogram_shows_the_tone_in_one_range_for_all(opened, mixture):
-    article = opened.find_element(By.CSS_SELECTOR, f"article[data-mixture='{mixture}']")
-    opened.execute_script("arguments[0].scrollIntoView()", article)
+    element = article(opened, mixture)
     # A canvas that nobody drew on is 150 pixels high.
-    script = "return [...arguments[0].querySelectorAll('canvas')].every(({ height }) => height > 10 && height !== 150)"
-    until(opened, script, article)
+    drawn = "[...arguments[0].querySelectorAll('canvas')]"
+    until(opened, f"return {drawn}.every((c) => c.height > 10 && c.height !== 150)", element)
     script = """
         return [...arguments[0].querySelectorAll("canvas")].map((canvas) => {
             const { width, height } = canvas;
             const rows = Array(height).fill(0);
-            canvas.getContext("2d").getImageData(0, 0, width, height).data.forEach((value, at) => {
+            const image = canvas.getContext("2d").getImageData(0, 0, width, height);
+            image.data.forEach((value, at) => {
                 if (at % 4 < 3) rows[Math.floor(at / 4 / width)] += value / (3 * width);
             });
             return rows;
         });"""
-    pictures = [np.array(rows) for rows in opened.execute_script(script, article)]
-    (given,) = [one for one in EXCERPTS if one.mixture == mixture]
+    pictures = [np.array(rows) for rows in opened.execute_script(script, element)]
+    (given,) = [one for one in EXCERPTS if one.number == mixture]
     for rows in pictures:
-        nyquist = given.players[0].sample_rate / 2
-        at = round(TONE / nyquist * len(rows))
+        at = round(TONE / (given.mixture.sample_rate / 2) * len(rows))
         assert abs((len(rows) - 1 - np.argmax(rows)) - at) <= 1
         assert np.median(rows) < 0.1 * rows.max()
     source, estimate = pictures[1], pictures[2]  # the estimate is 40 dB softer
     assert estimate.max() < 0.6 * source.max()
-
-
-def test_hundreds_of_mixtures_stay_within_what_a_browser_opens(driver, tmp_path):
-    """Chromium refuses more than a thousand players, with an error on the console."""
-    many = [
-        excerpt("run", n, "worst", float(n), 0.0, ["dog", "rain"], seconds=0.1) for n in range(210)
-    ]
-    (tmp_path / "many.html").write_text(page("Many", [], many), encoding="utf-8")
-    load(driver, (tmp_path / "many.html").as_uri())
-    count = "return document.querySelectorAll('audio[src]').length"
-    until(driver, count + " >= 400")
-    for n in (100, 150, 209):
-        last = driver.find_element(By.CSS_SELECTOR, f"article[data-mixture='{n}']")
-        driver.execute_script("arguments[0].scrollIntoView()", last)
-        until(
-            driver,
-            "return [...arguments[0].querySelectorAll('audio')].every((audio) => audio.duration > 0)",
-            last,
-        )
-        until(driver, "return arguments[0].querySelector('canvas').height === 128", last)
-    assert driver.execute_script(count) <= 500
-    assert (
-        driver.execute_script(
-            "return [...document.querySelectorAll('canvas')].filter((c) => c.width > 300)"
-        )
-        == []
-    )
-    assert driver.get_log("browser") == []
 
 
 @pytest.mark.parametrize("width", [360, 800])
@@ -477,8 +424,55 @@ def test_narrow_screens_scroll_tables_and_not_the_page(opened, width):
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         assert opened.execute_script("return document.documentElement.scrollWidth") <= width
-        table = "const box = document.querySelector('.scroll'); return box.scrollWidth > box.clientWidth"
-        assert opened.execute_script(table)
+        table = "const box = document.querySelector('.scroll'); "
+        assert opened.execute_script(f"{table} return box.scrollWidth > box.clientWidth")
         assert opened.find_element(By.NAME, "class").is_displayed()
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_browser_refuses_what_is_not_of_the_page(driver, url):
+    load(driver, url)
+    driver.execute_script(
+        "const script = document.createElement('script');"
+        "script.textContent = 'document.title = 1'; document.body.append(script);"
+        "document.body.append(Object.assign(new Image(), {src: 'file:///x.png'}))"
+    )
+    refused = WebDriverWait(driver, 20).until(lambda _: driver.get_log("browser"))
+    assert driver.title == "Tails"
+    assert all("Content Security Policy" in entry["message"] for entry in refused)
+    driver.get("about:blank")
+
+
+def test_hundreds_of_sounds_stay_within_what_a_browser_opens(driver, tmp_path):
+    """Chromium refuses more than a thousand players, with an error on the console."""
+    many = [
+        excerpt("run", n, "worst", float(n), 0.0, ["dog", "rain"], seconds=0.1) for n in range(120)
+    ]
+    (tmp_path / "many.html").write_text(page("Many", [], many, {}), encoding="utf-8")
+    load(driver, (tmp_path / "many.html").as_uri())
+    count = "return document.querySelectorAll('audio[src]').length"
+    until(driver, count + " >= 400")
+    audios = "[...arguments[0].querySelectorAll('audio')]"
+    for n in (60, 119):
+        last = article(driver, n)
+        until(driver, f"return {audios}.every((audio) => audio.duration > 0)", last)
+        until(driver, "return arguments[0].querySelector('canvas').height === 128", last)
+    assert driver.execute_script(count) <= 500
+    drawn = "return [...document.querySelectorAll('canvas')].filter((c) => c.width > 300)"
+    assert driver.execute_script(drawn) == []
+    assert driver.get_log("browser") == []
+
+
+def test_markdown_escapes_what_is_no_text():
+    cells = pd.DataFrame([["<b>", "*"]], columns=["", "x|y"])
+    assert markdown_table(cells).splitlines() == [
+        "|        | x\\|y |",
+        "| ------ | ---: |",
+        "| &lt;b> |   \\* |",
+    ]
+    figure = Figure("f", "name", "below", print)
+    table = Table("a<b", cells, "a note")
+    text = markdown("t", [Section("s", ["5 < 6", "[x](y)"], [table], [figure])])
+    assert text.startswith("# t\n\n## s\n\n5 &lt; 6\n\n[x]\\(y)\n\n### a&lt;b\n\n|  ")
+    assert text.endswith("|\n\na note\n\n![f](figures/name.png)\n\nbelow\n")

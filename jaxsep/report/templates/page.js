@@ -1,4 +1,4 @@
-// Order, choice, players and spectrograms of the mixtures in a report; see page.py for the document.
+// Order, choice, players and spectrograms of the mixtures in a report; see page.html for the document.
 "use strict";
 
 const RANGE = 70; // dB shown below the loudest point of a mixture's pictures

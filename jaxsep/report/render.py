@@ -1,0 +1,148 @@
+"""A report's files: report.md, report.html, the figures, and every number as CSV.
+
+The texts are made by Jinja2 from templates/. What they show comes from the folders of runs and may
+hold any character: all of it is escaped, in HTML and in Markdown. report.html needs nothing else,
+no server, no network, no other file; its policy lets a browser run page.js and nothing else.
+"""
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+import soundfile
+from markupsafe import Markup, escape
+
+from jaxsep.report.build import Report, Section
+from jaxsep.report.excerpts import Excerpt, Sound
+from jaxsep.report.figures import draw
+from jaxsep.report.tables import frame
+
+
+def files(title: str, report: Report) -> dict[str, bytes]:
+    """Name in the output folder -> content; report.md, by which a folder is known, comes last."""
+    made, drawings = {}, {}
+    for section in report.sections:
+        for name, numbers in section.csvs.items():
+            cells = [map(_cell, line) for line in numbers.itertuples(index=False)]
+            made[f"tables/{name}.csv"] = frame(cells, numbers.columns).to_csv(index=False)
+        for figure in section.figures:
+            drawings[figure.name], made[f"figures/{figure.name}.png"] = draw(figure)
+            made[f"figures/{figure.name}.svg"] = drawings[figure.name]
+    made["report.html"] = page(title, report.sections, report.excerpts, drawings)
+    made["report.md"] = markdown(title, report.sections)
+    return {
+        # Text that is no Unicode, of file names, becomes visible escapes.
+        name: content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+        for name, content in made.items()
+    }
+
+
+def _cell(value: object) -> object:
+    """Ten digits: what is beyond them depends on the machine and its libraries."""
+    return f"{value:.10g}" if isinstance(value, float) and value == value else value
+
+
+def markdown(title: str, sections: Sequence[Section]) -> str:
+    """The text of report.md; figures are taken from figures/NAME.png beside it."""
+    return _MARKDOWN.get_template("report.md").render(title=title, sections=sections)
+
+
+def escape_markdown(text: str) -> str:
+    """One line without what Markdown reads as HTML, emphasis or a link; `backticks` set code."""
+    line = " ".join(text.splitlines()).replace("&", "&amp;").replace("<", "&lt;")
+    return line.replace("*", r"\*").replace("](", r"]\(")
+
+
+def markdown_table(cells: pd.DataFrame) -> str:
+    """Cells padded to columns: the first on the left, the others on the right.
+
+    >>> print(markdown_table(pd.DataFrame([["speech", "7.25"]], columns=["", "dB"])))
+    |        |   dB |
+    | ------ | ---: |
+    | speech | 7.25 |
+    """
+    lines = [
+        [escape_markdown(str(cell)).replace("|", r"\|") for cell in line]
+        for line in [cells.columns, *cells.to_numpy()]
+    ]
+    widths = [max(4, *map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(
+        " | ".join(["| " + line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |"
+        for line in [lines[0], rule, *lines[1:]]
+    )
+
+
+def page(
+    title: str,
+    sections: Sequence[Section],
+    excerpts: Sequence[Excerpt],
+    drawings: Mapping[str, str],
+) -> str:
+    """The text of report.html.
+
+    Args:
+      title: of the document.
+      sections: shown in this order.
+      excerpts: mixtures to listen to, of one run or several. None: one line says so.
+      drawings: SVG text of each figure, by its name; ours, not a user's.
+    """
+    folder = resources.files("jaxsep.report").joinpath("templates")
+    style, script = (
+        folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
+    return _HTML.get_template("page.html").render(
+        title=title,
+        sections=sections,
+        excerpts=excerpts,
+        drawings=drawings,
+        style=Markup(style),
+        script=Markup(script if excerpts else ""),
+    )
+
+
+def _code(text: str) -> Markup:
+    """Escaped text, with what stands in backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _sha256(text: str) -> str:
+    """What a content security policy names a script or style by."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _svg(drawing: str) -> str:
+    """A picture inside the document, apart from the others: the ids of several would collide."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
+
+
+def _flac(sound: Sound) -> str:
+    """16 bits inside the document; beyond ±1 is clipped, NaN is silent."""
+    finite = np.nan_to_num(sound.samples, posinf=1.0, neginf=-1.0)
+    whole = np.round(32767 * np.clip(finite, -1.0, 1.0)).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, whole, sound.sample_rate, format="FLAC", subtype="PCM_16")
+    return f"data:audio/flac;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _escape_unless_markup(value: object) -> object:
+    return value if isinstance(value, Markup) else escape_markdown(str(value))
+
+
+_OPTIONS: dict[str, Any] = {
+    "loader": jinja2.PackageLoader("jaxsep.report"),
+    "trim_blocks": True,
+    "lstrip_blocks": True,
+    "undefined": jinja2.StrictUndefined,
+}
+_MARKDOWN = jinja2.Environment(finalize=_escape_unless_markup, **_OPTIONS)
+_MARKDOWN.filters["table"] = lambda cells: Markup(markdown_table(cells))
+_HTML = jinja2.Environment(autoescape=True, **_OPTIONS)
+_HTML.filters |= {"code": _code, "sha256": _sha256, "flac": _flac, "svg": _svg}
