@@ -66,9 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME,…",
         help=f"{', '.join(SUITES)}, several with commas, or all (default)",
     )
-    parser.add_argument(
-        "--peer", choices=["asteroid"], help="measured too; installed on first use"
-    )
+    parser.add_argument("--peer", choices=["asteroid"], help="measured too; installed on first use")
     parser.add_argument(
         "--repeats",
         type=_positive,
@@ -98,7 +96,7 @@ def _positive(text: str) -> int:
 
 
 def _output(text: str) -> Path:
-    """A path that can be written: told before anything is measured, which takes long."""
+    """A path that can be written; checked first, since measuring takes long."""
     path = Path(text)
     if path.suffix != ".json" or path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} must be a file that ends in .json")

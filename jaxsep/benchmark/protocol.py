@@ -59,8 +59,8 @@ def serve(build: Callable[[Case], tuple[Repeat, dict[str, Any]]]) -> None:
 def resident_bytes(*, peak: bool = False) -> int:
     """Resident memory of this process: now, or at its largest so far.
 
-    Linux tells both in /proc. Elsewhere only the largest is known, by ru_maxrss, which a process on
-    Linux would inherit from the one that started it.
+    On Linux both stand in /proc. Elsewhere there is only ru_maxrss, the largest. (On Linux a process
+    would inherit that from the one that started it.)
     """
     status = Path("/proc/self/status")
     if not status.exists():

@@ -121,11 +121,9 @@ def train(bench: Bench, sizes: Sizes) -> None:
 def forward(bench: Bench, sizes: Sizes) -> None:
     """Estimates of a batch of mixtures, beside the peer."""
     paper, improved = _case("forward", sizes), _case("forward", sizes, "improved")
-    for name, case in (
-        ("paper's network", paper | {"batch": 1}),
-        ("paper's network", paper),
-        ("improved network", improved),
-    ):
+    single = paper | {"batch": 1}
+    names = ("paper's network", "paper's network", "improved network")
+    for name, case in zip(names, (single, paper, improved), strict=True):
         with bench.measuring(f"{name}, {_setting(case)}"):
             _add_sides(bench, name, case, bench.in_turn(_sides(bench, case)))
 
@@ -145,9 +143,8 @@ def data(bench: Bench, sizes: Sizes) -> None:
         case = _case("loop", sizes) | network | length
         ours = bench.in_turn({"ours": case})["ours"]
         share = 100 * ours["waited"] / ours["seconds"]
-        note = (
-            f"{bench.repeats} × {steps} steps of {np.median(MS * ours['seconds'] / steps):.4g} ms"
-        )
+        milliseconds = np.median(MS * ours["seconds"] / steps)
+        note = f"{bench.repeats} × {steps} steps of {milliseconds:.4g} ms"
         bench.add("training at :cpu scale waits for data", _setting(case), "%", share, note=note)
 
 
@@ -172,7 +169,6 @@ def memory(bench: Bench, sizes: Sizes) -> None:
         results = bench.in_turn({"remat": remat, "plain": plain})
         for name, title in titles.items():
             _add_memory(bench, title, _setting(plain), results[name])
-        for name, title in titles.items():
             each = MS * results[name]["seconds"] / plain["batch"]
             ratio = Ratio("to no remat", results[name]["seconds"], results["plain"]["seconds"])
             bench.add(title, _setting(plain), "ms/example", each, ratio=ratio)
@@ -200,10 +196,8 @@ def reach(bench: Bench, sizes: Sizes) -> None:
         bench.add("gradient summed over devices", where, "MB/step", gradient, note=note)
         flops = _step_flops(step | {"batch": 1})
         needed, rendered = GPUS * GPU_FLOPS / flops, sizes.mixtures / results["drawn"]["seconds"]
-        note = (
-            f"{GPUS} GPUs at an assumed {GPU_FLOPS * 1e-12:.0f} TFLOP/s, "
-            f"{flops * 1e-9:.4g} GFLOP a mixture"
-        )
+        each = f"{flops * 1e-9:.4g} GFLOP a mixture"
+        note = f"{GPUS} GPUs at an assumed {GPU_FLOPS * 1e-12:.0f} TFLOP/s, {each}"
         bench.add("mixtures that a node needs", where, "1/s", needed, note=note)
         bench.add("mixtures rendered by one core", where, "1/s", rendered)
         cores, note = needed / np.median(rendered), "needed / rendered"
@@ -245,14 +239,7 @@ def _case(kind: str, sizes: Sizes, family: str = "original") -> Case:
 
 
 def _mixtures(bench: Bench, sizes: Sizes) -> Case:
-    return {
-        "kind": "mixtures",
-        "batch": sizes.batch,
-        "seconds": sizes.seconds,
-        "sample_rate": SAMPLE_RATE,
-        "mixtures": sizes.mixtures,
-        "folder": bench.folder,
-    }
+    return _case("mixtures", sizes) | {"mixtures": sizes.mixtures, "folder": bench.folder}
 
 
 def _step_flops(case: Case) -> int:

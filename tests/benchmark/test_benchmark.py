@@ -1,4 +1,4 @@
-"""The benchmark: real workers measured in turn, numbers that add up, mistakes told beforehand."""
+"""The benchmark: real workers measured in turn, numbers that add up, mistakes reported first."""
 
 import json
 import os
