@@ -236,7 +236,7 @@ def test_other_cases_are_timed(tmp_path, quickly):
 )
 def test_networks_are_those_of_the_configs(scale, network, batch, seconds):
     config = settings.load(str(ROOT / "configs" / "default.py") + scale, [])
-    assert {name: config.model[name] for name in network} == network
+    assert {name: getattr(config.model, name) for name in network} == network
     assert (config.train.batch_size, config.data.segment_seconds) == (batch, seconds)
 
 
