@@ -1,11 +1,24 @@
 #!/usr/bin/env bash
-# The paper's three experiments, then a report on them:
-#   bash launch/reproduce.sh --workdir DIR [--scale demo|cpu|open|paper] [--seeds 5] [--only robust|curriculum|class_bias]
-#                            [--config.field=value ...]
-# Runs what is missing in DIR and goes on with what was interrupted; fields are passed on to every run, such as
-# --config.data.speech_root=... and --config.data.environment_root=... (needed from the scale cpu on).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+usage() {
+    cat <<'END'
+Runs the paper's three experiments, each condition with several seeds, and writes a report on them.
+
+    bash launch/reproduce.sh --workdir DIR [--scale SCALE] [--seeds N] [--only EXPERIMENT]
+                             [--config.FIELD=VALUE ...]
+
+    --workdir DIR        folder of the runs and the report
+    --scale SCALE        demo (default), cpu, open or paper; see configs/
+    --seeds N            runs of each condition (default: 5)
+    --only EXPERIMENT    robust, curriculum or class_bias
+    --config.FIELD=...   passed on to every run, such as --config.data.speech_root=DIR and
+                         --config.data.environment_root=DIR, needed by the scales cpu and paper
+
+Runs what is missing in DIR and goes on with what was interrupted. Makes .venv where it is missing.
+END
+}
 
 mistake() {
     echo "error: $1" >&2
@@ -15,6 +28,7 @@ mistake() {
 scale=demo seeds=5 only="" workdir="" fields=()
 while [ $# -gt 0 ]; do
     case $1 in
+        -h | --help) usage && exit ;;
         --scale | --seeds | --only | --workdir)
             [ $# -ge 2 ] || mistake "$1 needs a value"
             printf -v "${1#--}" %s "$2"
@@ -24,15 +38,22 @@ while [ $# -gt 0 ]; do
             fields+=("$1")
             shift
             ;;
-        *) mistake "$1: not known; see the first lines of launch/reproduce.sh" ;;
+        *) mistake "$1: not known; bash launch/reproduce.sh --help shows the options" ;;
     esac
 done
-case $scale in demo | cpu | open | paper) ;; *) mistake "--scale is $scale, it must be demo, cpu, open or paper" ;; esac
-case $only in "" | robust | curriculum | class_bias) ;; *) mistake "--only is $only, it must be robust, curriculum or class_bias" ;; esac
-[[ $seeds =~ ^[1-9][0-9]*$ ]] || mistake "--seeds is $seeds, it must be a whole number of at least 1"
+case $scale in
+    demo | cpu | open | paper) ;;
+    *) mistake "--scale is $scale, it must be demo, cpu, open or paper" ;;
+esac
+case $only in
+    "" | robust | curriculum | class_bias) ;;
+    *) mistake "--only is $only, it must be robust, curriculum or class_bias" ;;
+esac
+[[ $seeds =~ ^[1-9][0-9]*$ ]] ||
+    mistake "--seeds is $seeds, it must be a whole number of at least 1"
 [ -n "$workdir" ] || mistake "--workdir is missing, the folder for runs and report"
 
-# One line per condition: its experiment, the name of its folders, the fields that make it.
+# A condition is a line: its experiment, its name, and the fields that make it.
 conditions="
 robust alpha-0 --config.weighting.alpha=0.0
 robust alpha-1-15 --config.weighting.alpha=0.06666666666666667
@@ -49,22 +70,28 @@ total=$((seeds * $(wc -l <<<"$conditions")))
 
 bash "$root/launch/install.sh" report
 python=$root/.venv/bin/python
-runs=() number=0
-# Seed by seed: whenever it is stopped, what is finished can be compared.
+
+# Seed by seed, so that whenever it is stopped, what is finished can be compared.
+runs=()
 for ((seed = 0; seed < seeds; seed++)); do
     while read -r experiment condition changes; do
         run=$workdir/$experiment-$condition-seed$seed
-        runs+=("$run") number=$((number + 1))
+        runs+=("$run")
         # shellcheck disable=SC2206  # the changes are words without blanks
-        command=(--config "$root/configs/$experiment.py:$scale" --workdir "$run" --config.seed=$seed $changes "${fields[@]}")
-        done_before=$run.command # what a finished run was made with: the same again needs no look inside
-        if [ -e "$run/summary.json" ] && [ "$(cat "$done_before" 2>/dev/null)" = "${command[*]}" ]; then
-            echo "run $number of $total: $run is finished"
+        arguments=(
+            --config "$root/configs/$experiment.py:$scale" --workdir "$run"
+            --config.seed=$seed $changes "${fields[@]}"
+        )
+        # What a finished run was made with: if it is the same again, there is nothing to do.
+        made_with=$run.command
+        before=$(cat "$made_with" 2>/dev/null || true)
+        if [ -e "$run/summary.json" ] && [ "$before" = "${arguments[*]}" ]; then
+            echo "run ${#runs[@]} of $total: $run is finished"
             continue
         fi
-        echo "run $number of $total: $run"
-        "$python" -m jaxsep.main "${command[@]}" </dev/null
-        echo "${command[*]}" >"$done_before"
+        echo "run ${#runs[@]} of $total: $run"
+        "$python" -m jaxsep.main "${arguments[@]}" </dev/null
+        echo "${arguments[*]}" >"$made_with"
     done <<<"$conditions"
 done
 exec "$python" -m jaxsep.report "${runs[@]}" -o "$workdir/report"

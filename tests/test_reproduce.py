@@ -10,7 +10,8 @@ import pytest
 import runs
 
 ROOT = runs.ROOT
-SCRIPT = ["bash", str(ROOT / "launch" / "reproduce.sh")]
+SCRIPTS = ROOT / "launch"
+SCRIPT = ["bash", str(SCRIPTS / "reproduce.sh")]
 
 
 @pytest.mark.slow
@@ -79,3 +80,12 @@ def test_mistakes_are_told_in_a_line_before_anything_is_done(arguments, message,
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SCRIPTS.glob("*.sh")))
+def test_every_script_says_what_it_does(name, tmp_path):
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / name), "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"bash launch/{name}" in done.stdout

@@ -1,1 +1,1 @@
-"""Speed and memory, side by side with a peer where one is installed: `python -m jaxsep.benchmark --help`."""
+"""Speed and memory, side by side with a peer: `python -m jaxsep.benchmark --help`."""

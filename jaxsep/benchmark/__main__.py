@@ -1,60 +1,48 @@
-"""Speed and memory of jaxsep on this machine, side by side with asteroid (PyTorch) where --peer asks for it.
+"""Speed and memory of jaxsep on this machine, side by side with asteroid (PyTorch) if --peer asks.
 
-    python -m jaxsep.benchmark [--suite train,forward,…] [--peer asteroid] [--repeats 7] [-o FILE.json]
+    python -m jaxsep.benchmark [--suite train,forward,…] [--peer asteroid] [-o FILE.json]
 
-Suites: train (steps, bfloat16, arithmetic, lengths, weightings), forward, data (mixtures, waiting for them), compile (cold
-and from the cache), memory (remat), reach (batches in parts, what several devices need, corpora of many hours). All of them
-with --peer asteroid --repeats 3 take about 25 minutes on 2 CPU cores and, in memory, 11 GB.
+Suites: train (steps, bfloat16, arithmetic, lengths, weightings), forward, data (mixtures, waiting
+for them), compile (cold and from the cache), memory (remat), reach (gradient accumulation, what
+several devices need, corpora of many hours). All of them with --peer asteroid --repeats 3 take
+about 25 minutes on 2 CPU cores and, in memory, 11 GB.
 
-Both sides run in processes of their own, one repetition in turn; compilation is never in a time. The table goes to
-standard output, one part per suite as it is done; progress to standard error. Exit status: 0 done, 1 something could not
-be measured, 2 a mistake in the command or a peer that cannot be installed, 130 interrupted.
+Both sides run in processes of their own, one repetition in turn; compilation is never in a time.
+The table goes to standard output, one part per suite as it is done; progress to standard error.
+Exit status: 0 done, 1 something could not be measured, 2 a mistake in the command or a peer that
+cannot be installed, 130 interrupted.
 """
 
 import argparse
 import json
+import os
+import platform
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jaxsep.benchmark import peer
-from jaxsep.benchmark import suites as cases
-from jaxsep.benchmark.machine import machine
-from jaxsep.benchmark.peer import PeerError
-from jaxsep.benchmark.processes import WorkerError, measure_afresh, measure_in_turn, start
-from jaxsep.benchmark.table import Row, table
+from jaxsep.benchmark.measure import Bench, worker
+from jaxsep.benchmark.suites import FULL, SUITES
+from jaxsep.benchmark.table import table
 from jaxsep.console import say
+from jaxsep.errors import JaxsepError
 from jaxsep.files import atomic_file
 
 
-class UsageError(Exception):
-    """A mistake in the command; the message names the option, its value and what would be right."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command, checked."""
-
-    suites: tuple[str, ...]
-    peer: str
-    repeats: int
-    output: Path | None
-    tiny: bool
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check, measure, print; returns the exit status."""
+    """Parse, measure, print; returns the exit status."""
+    options = parse(argv)
     try:
-        options = parse(argv)
         if options.peer:
-            peer.prepare(options.peer)
+            peer.prepare()
         failures = run(options)
-    except (UsageError, PeerError, WorkerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, WorkerError) else 2
+    except JaxsepError as error:
+        say(f"error: {error}")
+        return error.exit_status
     except KeyboardInterrupt:
         say("SIGINT: stopped")
         return 130
@@ -63,128 +51,106 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def parse(argv: Sequence[str] | None) -> Options:
-    """The options; UsageError where one cannot work."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, checked; a mistake ends the process with status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxsep.benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    legal = ", ".join(cases.SUITES)
     parser.add_argument(
-        "--suite", default="all", metavar="NAME,…", help=f"{legal}, all (default: %(default)s)"
+        "--suite",
+        type=_suites,
+        default=list(SUITES),
+        metavar="NAME,…",
+        help=f"{', '.join(SUITES)}, several with commas, or all (default)",
+    )
+    parser.add_argument("--peer", choices=["asteroid"], help="measured too; installed on first use")
+    parser.add_argument(
+        "--repeats",
+        type=_positive,
+        default=7,
+        metavar="N",
+        help="timed repetitions (default: %(default)s)",
     )
     parser.add_argument(
-        "--peer", default="", metavar="NAME", help="asteroid: measured too; installed on first use"
+        "-o", "--output", type=_output, metavar="FILE.json", help="where the numbers go as JSON"
     )
-    parser.add_argument(
-        "--repeats", default="7", metavar="N", help="timed repetitions (default: %(default)s)"
-    )
-    parser.add_argument("-o", "--output", metavar="FILE.json", help="where the numbers go as JSON")
-    parser.add_argument(
-        "--tiny",
-        action="store_true",
-        help="networks and batches just large enough to try the command; says nothing of speed",
-    )
-    given = parser.parse_args(argv)
-    suites = tuple(cases.SUITES) if given.suite == "all" else tuple(given.suite.split(","))
-    for name in suites:
-        if name not in cases.SUITES:
-            raise UsageError(
-                f"--suite: {name!r} is no suite; it must be {legal}, several with commas, or all"
-            )
-    if given.peer and given.peer not in peer.INSTALLS:
-        raise UsageError(
-            f"--peer: {given.peer!r} is not known; it must be {' or '.join(peer.INSTALLS)}"
-        )
-    if not given.repeats.isdecimal() or int(given.repeats) < 1:
-        raise UsageError(f"--repeats: is {given.repeats}; it must be a whole number of at least 1")
-    output = _writable(given.output) if given.output is not None else None
-    return Options(suites, given.peer, int(given.repeats), output, given.tiny)
+    return parser.parse_args(argv)
 
 
-def _writable(name: str) -> Path:
-    """The path of the output; UsageError where no file can be made there."""
-    path = Path(name)
-    if path.suffix != ".json":
-        raise UsageError(f"-o: {name} must end in .json")
-    if path.is_dir():
-        raise UsageError(f"-o: {name} is a folder; it must be a file")
+def _suites(text: str) -> list[str]:
+    names = list(SUITES) if text == "all" else text.split(",")
+    for name in names:
+        if name not in SUITES:
+            legal = ", ".join(SUITES)
+            raise argparse.ArgumentTypeError(f"{name!r} is no suite; it must be {legal} or all")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"is {text}; it must be a whole number of at least 1")
+    return int(text)
+
+
+def _output(text: str) -> Path:
+    """A path that can be written; checked first, since measuring takes long."""
+    path = Path(text)
+    if path.suffix != ".json" or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} must be a file that ends in .json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise UsageError(f"-o: {name} cannot be written: {error.strerror}") from error
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {error.strerror}") from error
     return path
 
 
-def run(options: Options) -> list[str]:
-    """Measure and print everything; returns what could not be measured, a line each."""
-    command = peer.command(options.peer) if options.peer else []
-    scale = cases.TINY if options.tiny else cases.FULL
-    described = {
-        **describe(options.peer, command),
-        "tiny": options.tiny,
-        "repeats": options.repeats,
-    }
-    print(heading(described), flush=True)
-    rows: list[Row] = []
-    failures: list[str] = []
+def run(options: argparse.Namespace) -> list[str]:
+    """Measure and print; returns what could not be measured, a line each."""
+    command = peer.command() if options.peer else []
+    described = describe(options.peer, command)
+    for name, facts in described.items():
+        print(
+            f"{name}: {', '.join(f'{fact} {value}' for fact, value in facts.items())}", flush=True
+        )
     with tempfile.TemporaryDirectory(prefix="jaxsep-benchmark-") as folder:
-        for name in options.suites:
-            done = []
-            for group in cases.suite(
-                name, scale, repeats=options.repeats, peer=bool(options.peer), folder=folder
-            ):
-                try:
-                    done += group.rows(measure(group, options.repeats, command))
-                except WorkerError as error:
-                    failures.append(f"{group.title}: {error}")
-            rows += done
-            if done:
-                print(f"\n{name}\n{table(done, options.peer)}", flush=True)
+        bench = Bench(options.repeats, command, folder)
+        for name in options.suite:
+            bench.suite, before = name, len(bench.rows)
+            SUITES[name](bench, FULL)
+            if rows := bench.rows[before:]:
+                print(f"\n{name}\n{table(rows, options.peer)}", flush=True)
     if options.output:
-        content = {**described, "rows": [asdict(row) for row in rows], "failures": failures}
-        with atomic_file(options.output) as stream:
-            stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    return failures
+        measured = [asdict(row) for row in bench.rows]
+        content = {"rows": measured, "failures": bench.failures, "repeats": options.repeats}
+        with atomic_file(options.output, "w") as stream:
+            stream.write(json.dumps(described | content, indent=2, ensure_ascii=False) + "\n")
+    return bench.failures
 
 
-def measure(
-    group: cases.Group, repeats: int, command: Sequence[str]
-) -> dict[str, dict[str, list[float]]]:
-    """The results of a group."""
-    if group.afresh:
-        return measure_afresh(group.title, group.members, repeats)
-    return measure_in_turn(group.title, group.members, repeats, peer=command)
+def describe(peer_name: str | None, command: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The machine, and for each side its versions, device and threads.
 
-
-def describe(peer_name: str, command: Sequence[str]) -> dict[str, Any]:
-    """Machine, and for each side its versions, device and threads. Raises WorkerError where a side does not start."""
-    with start({"side": "ours", "kind": "describe"}, ()) as worker:
-        sides = {"jaxsep": _facts(worker.ready)}
-    if peer_name:
-        with start({"side": "peer", "kind": "describe"}, command) as worker:
-            sides[peer_name] = _facts(worker.ready)
-    return {"machine": machine(), "sides": sides}
-
-
-def _facts(ready: dict[str, Any]) -> dict[str, Any]:
-    return {name: ready[name] for name in ("versions", "device", "threads")}
-
-
-def heading(described: dict[str, Any]) -> str:
-    """Machine, versions, devices and threads."""
-    where = described["machine"]
-    lines = ["--tiny: these numbers say nothing of speed"] if described["tiny"] else []
-    lines.append(
-        f"machine: {where['cpu']}, {where['cores']} cores, {where['memory_gb']} GB RAM, {where['system']}"
-    )
-    for side, facts in described["sides"].items():
-        versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-        lines.append(f"{side}: {versions}; device {facts['device']}, {facts['threads']} threads")
-    return "\n".join(lines)
+    Raises:
+      RunError: a side does not start.
+    """
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    cpus = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    machine = {
+        "cpu": cpus[0] if cpus else platform.processor() or platform.machine(),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
+        "system": platform.platform(),
+    }
+    described = {"machine": machine}
+    for side, name in (("ours", "jaxsep"), ("peer", peer_name)):
+        if name:
+            with worker(side, {"kind": "describe"}, command) as (described[name], _):
+                pass
+    return described
 
 
 if __name__ == "__main__":

@@ -1,24 +1,32 @@
-"""Worker for asteroid's networks, run by path in an environment of its own: torch, asteroid, NumPy and the standard library.
+"""The worker of asteroid's networks, run by path in an environment of its own.
 
-They are imported where they are used, so that this file can be read by tools without them.
+torch and asteroid are imported where they are used: tools of jaxsep's environment read this file.
 """
 
+import platform
 import time
+from collections.abc import Callable
 from typing import Any
 
 
-def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """What `protocol.serve` needs: one repetition of case['kind'], 'describe', 'train' or 'forward', and facts about it."""
+def build(case: dict[str, Any]) -> tuple[Callable[[], dict[str, float]], dict[str, Any]]:
+    """What `protocol.serve` needs: a repetition of case['kind'] ('describe', 'train' or 'forward'),
+    and facts about it."""
     if case["kind"] == "describe":
         return dict, describe()
+    import numpy as np
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     model = network(case).to(device)
-    mixture, sources = (torch.from_numpy(array).to(device) for array in signals(case))
-    once = (
-        train_step(model, mixture, sources) if case["kind"] == "train" else forward(model, mixture)
+    # The same noise as in `worker`: sources [B,N,T], the mixture [B,T] their sum.
+    samples = round(case["seconds"] * case["sample_rate"])
+    shape = (case["batch"], case["network"]["num_sources"], samples)
+    drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
+    mixture, sources = torch.from_numpy(drawn.sum(1)), torch.from_numpy(drawn)
+    once = {"train": train_step, "forward": forward}[case["kind"]](
+        model, mixture.to(device), sources.to(device)
     )
 
     def repeat() -> dict[str, float]:
@@ -35,18 +43,13 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def describe() -> dict[str, Any]:
     """Versions, device and threads of this environment."""
-    import platform
-
     import asteroid
     import torch
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "asteroid": asteroid.__version__,
-    }
-    return {"versions": versions, "device": device, "threads": torch.get_num_threads()}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions["asteroid"] = asteroid.__version__
+    return {**versions, "device": device, "threads": torch.get_num_threads()}
 
 
 def network(case: dict[str, Any]) -> Any:
@@ -56,7 +59,8 @@ def network(case: dict[str, Any]) -> Any:
     fields = case["network"]
     if fields["in_channels"] != fields["enc_num_basis"]:
         raise ValueError(
-            f"in_channels is {fields['in_channels']}, asteroid needs enc_num_basis, {fields['enc_num_basis']}"
+            f"in_channels is {fields['in_channels']}, "
+            f"asteroid needs enc_num_basis, {fields['enc_num_basis']}"
         )
     family = {"original": SuDORMRFNet, "improved": SuDORMRFImprovedNet}[case["family"]]
     return family(
@@ -69,20 +73,7 @@ def network(case: dict[str, Any]) -> Any:
     )
 
 
-def signals(case: dict[str, Any]) -> tuple[Any, Any]:
-    """Mixture [B,T] and sources [B,N,T], float32: the same noise as in `worker.signals`."""
-    import numpy as np
-
-    shape = (
-        case["batch"],
-        case["network"]["num_sources"],
-        round(case["seconds"] * case["sample_rate"]),
-    )
-    sources = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return sources.sum(1), sources
-
-
-def train_step(model: Any, mixture: Any, sources: Any) -> Any:
+def train_step(model: Any, mixture: Any, sources: Any) -> Callable[[], None]:
     """Ordinary training: permutation invariant SI-SDR, gradient norm clipped to 5, Adam."""
     import torch
     from asteroid.losses import PITLossWrapper, pairwise_neg_sisdr
@@ -99,7 +90,7 @@ def train_step(model: Any, mixture: Any, sources: Any) -> Any:
     return step
 
 
-def forward(model: Any, mixture: Any) -> Any:
+def forward(model: Any, mixture: Any, sources: Any) -> Callable[[], None]:
     """Estimates alone, no gradients kept."""
     import torch
 

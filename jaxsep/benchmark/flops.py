@@ -19,30 +19,30 @@ def frames(family: str, network: Mapping[str, Any], num_samples: int) -> int:
 def network_flops(
     family: str, network: Mapping[str, Any], *, batch: int, num_samples: int, train: bool = False
 ) -> int:
-    """Float operations of the matrix products and convolutions of a forward pass or a training step; 2 per multiply-add.
+    """Float operations of the products and convolutions of a forward pass or a training step.
 
-    With F frames, K bases (enc_num_basis), L taps, C out_channels, H in_channels, N sources, multiply-adds an example:
+    Two per multiply-add. With F frames, K bases (enc_num_basis), L taps, C out_channels, H
+    in_channels and N sources, an example has these multiply-adds:
 
         encoder     F·L·K
         bottleneck  F·K·C
         each block  F·C·H + 5·H·(F + F/2 + … + F/2^(depth−1)) + F·H·C
-        masks       improved: F·C·N·K. original: F·C·N·K, the two linear maps of the mask layer as one product; or, where
-                    that is less, F·C·K (none where C = K) + F·N·M with the M = K² − K/2·(K/2 − 1) taps that fall on a basis
-        decoder     original: F·N·K·L, each source from its own masked bases. improved: F·(N·K)·(N·L)
+        masks       improved: F·C·N·K. original: F·C·N·K, the two linear maps of the mask layer as
+                    one product; or, where that is less, F·C·K (none where C = K) + F·N·M with the
+                    M = K² − K/2·(K/2 − 1) taps that fall on a basis
+        decoder     original: F·N·K·L, each source from its own masked bases.
+                    improved: F·(N·K)·(N·L)
 
-    A training step is taken as three forward passes (outputs, gradients of the inputs, gradients of the parameters) less
-    one encoder, whose input needs no gradient. Not counted: biases, norms, activations, masks' application, overlap-add,
-    merging the mask layer's maps, the loss, the optimiser, and zeros that an implementation multiplies with.
+    A training step is taken as three forward passes (outputs, gradients of the inputs, gradients of
+    the parameters) less one encoder, whose input needs no gradient. Not counted: biases, norms,
+    activations, the application of masks, overlap-add, merging the maps of the mask layer, the
+    loss, the optimiser, and zeros that an implementation multiplies with.
     """
-    sources, basis, taps = (
-        network["num_sources"],
-        network["enc_num_basis"],
-        network["enc_kernel_size"],
+    taps, basis, sources = (
+        network[name] for name in ("enc_kernel_size", "enc_num_basis", "num_sources")
     )
     channels, wide, depth = (
-        network["out_channels"],
-        network["in_channels"],
-        network["upsampling_depth"],
+        network[name] for name in ("out_channels", "in_channels", "upsampling_depth")
     )
     encoder = taps * basis
     depthwise = sum(KERNEL * wide / 2**level for level in range(depth))
@@ -50,10 +50,9 @@ def network_flops(
     masks = channels * sources * basis
     decoder = sources * basis * sources * taps
     if family == "original":
-        apart = (channels * basis if channels != basis else 0) + sources * (
-            basis**2 - basis // 2 * (basis // 2 - 1)
-        )
-        masks, decoder = min(masks, apart), sources * basis * taps
+        on_bases = basis**2 - basis // 2 * (basis // 2 - 1)
+        separate = (channels * basis if channels != basis else 0) + sources * on_bases
+        masks, decoder = min(masks, separate), sources * basis * taps
     forward = encoder + basis * channels + blocks + masks + decoder
     passes = 3 * forward - encoder if train else forward
     return round(2 * batch * frames(family, network, num_samples) * passes)

@@ -1,82 +1,71 @@
-"""The worker's side of the line protocol between `python -m jaxsep.benchmark` and the processes that it measures.
+"""The worker's side of the benchmark: a process that measures one case and answers in JSON lines.
 
-JSON, one object a line; the parent writes to the worker's standard input and reads its standard output:
+The parent (`measure`) writes lines to the worker's standard input and reads its standard output:
 
-    parent                      worker
-    {"kind": …, …}  the case    {"ready": true, …}     built, compiled and warmed up; facts and times of that
-    go                          {"seconds": …, …}      one repetition unheeded, then one timed
-    stop                        {"peak_bytes": …}      largest resident memory of the process; the worker ends
+    parent               worker
+    the case, as JSON    {…}   facts, once the case is built, compiled and warmed up
+    go                   {"seconds": …, …, "peak_bytes": …}   of the second of two repetitions
+    end of the input     ends
 
-Anything that goes wrong is answered by {"error": …}. Standard library only: workers of other environments read this file too.
+An error is answered by {"error": …}. Standard library only: the peer's worker, which runs in
+another environment, imports this file too.
 """
 
 import json
 import os
+import re
+import resource
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+Case = dict[str, Any]
 Repeat = Callable[[], dict[str, float]]
-Build = Callable[[dict[str, Any]], tuple[Repeat, dict[str, Any]]]
 
 
-def serve(build: Build) -> None:
-    """Answer the parent until it says stop or is gone.
+def serve(build: Callable[[Case], tuple[Repeat, dict[str, Any]]]) -> None:
+    """Answer the parent until its input ends.
 
-    build(case) -> (repeat, facts): facts goes into the first answer, each call of repeat() is one timed repetition. While
-    the other side is measured, caches and memory of this one go to others: the first repetition of a round gets them back,
-    the second, which counts, finds things as in the middle of a training run.
-    Whatever else is printed to standard output goes to standard error. Exit status 1 after an error.
+    While another worker is measured, it takes over the processor's caches. So the first repetition
+    of a turn is not timed, and the second one runs as in the middle of a training.
+    Whatever libraries print to standard output goes to standard error. After an error the exit
+    status is 1.
+
+    Args:
+      build: case -> (repeat, facts). Each call of repeat() is one timed repetition.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def answer(**content: Any) -> None:
+    def answer(content: dict[str, Any]) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
     try:
         repeat, facts = build(json.loads(sys.stdin.readline()))
-        answer(ready=True, **facts)
-        for line in sys.stdin:
-            if line.strip() == "stop":
-                answer(peak_bytes=peak_bytes())
-                return
+        answer(facts)
+        for _ in sys.stdin:
             repeat()
-            answer(**repeat())
-    except KeyboardInterrupt:  # the parent was interrupted too, and answers for both
+            answer({**repeat(), "peak_bytes": resident_bytes(peak=True)})
+    except KeyboardInterrupt:  # Ctrl-C reached the parent too, which says so
         sys.exit(130)
     except Exception as error:
         traceback.print_exc()
-        answer(error=f"{type(error).__name__}: {error}")
+        answer({"error": f"{type(error).__name__}: {error}"})
         sys.exit(1)
 
 
-def peak_bytes() -> int:
-    """Largest resident memory of this process so far.
+def resident_bytes(*, peak: bool = False) -> int:
+    """Resident memory of this process: now, or at its largest so far.
 
-    ru_maxrss would do, but on Linux a process inherits it from the one that started it; VmHWM is its own.
+    On Linux both stand in /proc. Elsewhere there is only ru_maxrss, the largest. (On Linux a process
+    would inherit that from the one that started it.)
     """
-    if (found := _status("VmHWM")) is not None:
-        return found
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process now; where that cannot be known, the largest so far."""
-    found = _status("VmRSS")
-    return peak_bytes() if found is None else found
-
-
-def _status(name: str) -> int | None:
-    """A size in /proc/self/status, bytes."""
     status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    return None
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    name = "VmHWM" if peak else "VmRSS"
+    size = re.search(rf"^{name}:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+    assert size is not None
+    return 1024 * int(size[1])

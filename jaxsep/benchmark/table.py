@@ -1,23 +1,33 @@
-"""Rows of results and the table made of them."""
+"""The rows of results and the table that is printed of them."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+Summary = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Of the repetitions of one side."""
+class Ratio(NamedTuple):
+    """Quotient of the medians of two quantities, and what the table calls it."""
 
-    median: float
-    min: float
-    max: float
+    name: str
+    dividend: np.ndarray
+    divisor: np.ndarray
+
+    def quotient(self) -> float:
+        return float(np.median(self.dividend) / np.median(self.divisor))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ratio: the peer's median over ours, or what note says it is; None: there is none."""
+    """One line of the table.
+
+    ours, peer: median, min and max over the rounds. ratio: the peer's median over ours, or what the
+    note says that it is.
+    """
 
     suite: str
     name: str
@@ -29,74 +39,43 @@ class Row:
     note: str = ""
 
 
-def summary(values: Sequence[float], factor: float = 1.0) -> Summary:
-    """Of factor · values, of which there is at least one.
+def summary(values: np.ndarray | float) -> Summary:
+    """Median, minimum and maximum of a quantity over the rounds.
 
-    >>> summary([3.0, 1.0, 2.0], 10)
-    Summary(median=20.0, min=10.0, max=30.0)
+    >>> summary(np.array([3.0, 1.0, 2.0]))
+    {'median': 2.0, 'min': 1.0, 'max': 3.0}
     """
-    scaled = [factor * value for value in values]
-    return Summary(statistics.median(scaled), min(scaled), max(scaled))
+    low, median, high = np.quantile(values, [0, 0.5, 1]).tolist()
+    return {"median": median, "min": low, "max": high}
 
 
-def quotient(dividends: Sequence[float], divisors: Sequence[float], factor: float = 1.0) -> Summary:
-    """factor · dividends / divisors, values measured in turn: of the medians, and the extremes of the single rounds.
-
-    The quotient of the medians always lies between the extremes.
-
-    >>> quotient([1.0, 2.0, 6.0], [2.0, 2.0, 2.0])
-    Summary(median=1.0, min=0.5, max=3.0)
-    """
-    rounds = [factor * a / b for a, b in zip(dividends, divisors, strict=True)]
-    return Summary(
-        factor * statistics.median(dividends) / statistics.median(divisors),
-        min(rounds),
-        max(rounds),
+def table(rows: Sequence[Row], peer: str = "") -> str:
+    """Aligned columns of text and numbers; those of the peer where one was measured."""
+    sides = ["ours", peer] if peer else ["ours"]
+    lines = [["what", "setting", "unit"]]
+    for side in sides:
+        lines[0] += [f"{side}: median", "min", "max"]
+    lines[0] += ["ratio", "note"]
+    for row in rows:
+        cells = [row.name, row.setting, row.unit]
+        for numbers in (row.ours, row.peer)[: len(sides)]:
+            cells += map(number, numbers.values()) if numbers else [""] * 3
+        lines.append([*cells, "" if row.ratio is None else f"{row.ratio:.2f}", row.note])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligns = ["<"] * 3 + [">"] * (len(widths) - 4) + ["<"]
+    return "\n".join(
+        "  ".join(
+            f"{cell:{a}{w}}" for cell, a, w in zip(line, aligns, widths, strict=True)
+        ).rstrip()
+        for line in lines
     )
 
 
-def table(rows: Sequence[Row], peer: str) -> str:
-    """Aligned lines: a heading, then one line per row; the peer's columns are empty where it was not measured."""
-    heading = (
-        "what",
-        "setting",
-        "unit",
-        "ours: median",
-        "min",
-        "max",
-        f"{peer or 'peer'}: median",
-        "min",
-        "max",
-        "ratio",
-    )
-    lines = [(*heading, "note"), *map(_cells, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
-    left = 3  # columns of text; the others hold numbers
-    text = []
-    for *cells, note in lines:
-        sized = zip(cells, widths, strict=True)
-        aligned = [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(sized)
-        ]
-        text.append("  ".join([*aligned, note]).rstrip())
-    return "\n".join(text)
+def number(value: float) -> str:
+    """Four digits and no exponent.
 
-
-def number(value: float | None) -> str:
-    """Four digits, and no exponent.
-
-    >>> number(1234.5), number(0.012345), number(3.0), number(None)
-    ('1234', '0.01235', '3.000', '')
+    >>> number(1234.5), number(0.012345), number(3.0)
+    ('1234', '0.01235', '3.000')
     """
-    if value is None:
-        return ""
     digits = 3 - math.floor(math.log10(abs(value))) if value else 0
     return f"{value:.{min(max(digits, 0), 9)}f}"
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    peer = (row.peer.median, row.peer.min, row.peer.max) if row.peer else (None,) * 3
-    values = (row.ours.median, row.ours.min, row.ours.max, *peer)
-    ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
-    return (row.name, row.setting, row.unit, *map(number, values), ratio, row.note)

@@ -1,12 +1,17 @@
-"""Worker for jaxsep: python -m jaxsep.benchmark.worker, driven by `processes` through the lines of `protocol`."""
+"""The worker of jaxsep, started by `measure` as python -m jaxsep.benchmark.worker.
 
+Each kind of case has a function here that builds it and gives (repeat, facts): repeat() does the
+work once and returns its times in seconds; facts are numbers about the case and its compilation.
+"""
+
+import os
 import platform
 import time
 from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from itertools import count, islice
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,83 +19,44 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsep import __version__, models, runtime
-from jaxsep.benchmark.machine import cores
-from jaxsep.benchmark.protocol import Repeat, resident_bytes, serve
+from jaxsep.benchmark.protocol import Case, Repeat, resident_bytes, serve
+from jaxsep.data.mixtures.batches import batches
 from jaxsep.data.mixtures.dynamic import draw, render
-from jaxsep.data.packs.corpus import open_packed
+from jaxsep.data.mixtures.sampler import make_pool
+from jaxsep.data.packs.corpus import class_table, open_packed, prepare
+from jaxsep.data.synthetic import make_demo
 from jaxsep.objective import weighting
 from jaxsep.training.devices import Devices
-from jaxsep.training.input_pipeline import InputPipeline, open_pipeline
 from jaxsep.training.state import create_state, init_params, make_optimizer
 from jaxsep.training.step import make_train_step, separation_loss_fn
 
-Case = dict[str, Any]
+Built = tuple[Repeat, dict[str, Any]]
 # Applications of a weighting in one timed call.
 APPLICATIONS = 1000
 # Products of each shape in one timed repetition.
 PRODUCTS = 10
 
 
-def build(case: Case) -> tuple[Repeat, dict[str, Any]]:
-    """What `protocol.serve` needs: one repetition of case['kind'], compiled and warmed up, and facts about it."""
-    return _KINDS[case["kind"]](case)
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe(case: Case) -> tuple[Repeat, dict[str, Any]]:
+def describe(case: Case) -> Built:
     """Versions, device and threads of this environment; nothing to repeat."""
-    names = ("jax", "jaxlib", "flax")
-    versions = {
-        "python": platform.python_version(),
-        "jaxsep": __version__,
-        **{name: version(name) for name in names},
-    }
-    return dict, {"versions": versions, "device": jax.devices()[0].device_kind, "threads": cores()}
+    versions = {"python": platform.python_version(), "jaxsep": __version__}
+    versions |= {name: version(name) for name in ("jax", "jaxlib", "flax")}
+    return dict, {**versions, "device": jax.devices()[0].device_kind, "threads": cores()}
 
 
-def signals(case: Case) -> dict[str, Any]:
-    """A batch of noise: sources drawn from seed 0, the mixture their sum."""
-    sources = case["network"]["num_sources"]
-    shape = (case["batch"], sources, round(case["seconds"] * case["sample_rate"]))
-    drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
-    everywhere = np.ones(shape[:2], bool)
-    return jax.device_put({"mixture": drawn.sum(1), "sources": drawn, "active": everywhere})
-
-
-def compiled(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[str, float]]:
-    """A jitted function compiled for its arguments, and the seconds that tracing and compiling took."""
-    start = time.perf_counter()
-    lowered = function.lower(*arguments)
-    traced = time.perf_counter()
-    ready = lowered.compile()
-    return ready, {"trace_seconds": traced - start, "compile_seconds": time.perf_counter() - traced}
-
-
-def train_program(case: Case, batch: Any) -> tuple[Callable[..., Any], Any, dict[str, float]]:
-    """The compiled training step of a network, robust weighting per example, and a fresh state."""
-    module: Any = models.create(case["family"], **case["network"])
-    tx = make_optimizer(1e-3, clip_norm=5.0, frozen=module.FROZEN)
-    loss_fn = separation_loss_fn(module.apply, granularity="example")
-    step = make_train_step(
-        loss_fn, weighting.robust(0.1), tx, has_aux=True, micro_batch=case.get("micro_batch", 0)
-    )
-    state = create_state(init_params(module, case["sample_rate"], 0), tx)
-    program, facts = compiled(jax.jit(step, donate_argnums=0), state, batch, np.int32(0))
-    return program, state, {**facts, "parameters": models.count_params(state.params)}
-
-
-def compile_step(case: Case) -> tuple[Repeat, dict[str, Any]]:
-    """The training step compiled, and nothing else."""
-    return dict, train_program(case, signals(case))[2]
-
-
-def train(case: Case) -> tuple[Repeat, dict[str, Any]]:
+def train(case: Case) -> Built:
     """One training step on a batch that stays the same.
 
     Raises:
       FloatingPointError: the loss is not finite; the time of such a step says nothing.
     """
-    batch = signals(case)
-    step, state, facts = train_program(case, batch)
+    batch = _signals(case)
+    step, state, facts = _train_program(case, batch)
 
     def once() -> dict[str, float]:
         nonlocal state
@@ -103,11 +69,16 @@ def train(case: Case) -> tuple[Repeat, dict[str, Any]]:
     return _timed(once), facts
 
 
-def forward(case: Case) -> tuple[Repeat, dict[str, Any]]:
+def compilation(case: Case) -> Built:
+    """The training step compiled; nothing to repeat."""
+    return dict, _train_program(case, _signals(case))[2]
+
+
+def forward(case: Case) -> Built:
     """The estimates of a batch of mixtures."""
     module: Any = models.create(case["family"], **case["network"])
-    params, mixture = init_params(module, case["sample_rate"], 0), signals(case)["mixture"]
-    apply_fn, facts = compiled(jax.jit(module.apply), {"params": params}, mixture)
+    params, mixture = init_params(module, case["sample_rate"], 0), _signals(case)["mixture"]
+    apply_fn, facts = _compiled(jax.jit(module.apply), {"params": params}, mixture)
 
     def once() -> None:
         jax.block_until_ready(apply_fn({"params": params}, mixture))
@@ -117,21 +88,20 @@ def forward(case: Case) -> tuple[Repeat, dict[str, Any]]:
     return _timed(once), facts
 
 
-def products(case: Case) -> tuple[Repeat, dict[str, Any]]:
-    """Float32 matrix products [R,C]·[C,H], [R,H]·[H,C] and [C,R]·[R,H], `PRODUCTS` of each, one after another.
+def products(case: Case) -> Built:
+    """Float32 matrix products [R,C]·[C,H], [R,H]·[H,C] and [C,R]·[R,H], `PRODUCTS` of each.
 
     facts: flops of a repetition, two per multiply-add.
     """
     rows, narrow, wide = case["rows"], case["narrow"], case["wide"]
     rng = np.random.default_rng(0)
-    shapes = [
-        ((rows, narrow), (narrow, wide)),
-        ((rows, wide), (wide, narrow)),
-        ((narrow, rows), (rows, wide)),
-    ]
     pairs = [
         tuple(jax.device_put(rng.standard_normal(shape, np.float32)) for shape in pair)
-        for pair in shapes
+        for pair in (
+            ((rows, narrow), (narrow, wide)),
+            ((rows, wide), (wide, narrow)),
+            ((narrow, rows), (rows, wide)),
+        )
     ]
     multiply = jax.jit(jnp.matmul)
 
@@ -141,15 +111,15 @@ def products(case: Case) -> tuple[Repeat, dict[str, Any]]:
                 jax.block_until_ready(multiply(left, right))
 
     once()
-    return _timed(once), {"flops": PRODUCTS * len(shapes) * 2 * rows * narrow * wide}
+    return _timed(once), {"flops": PRODUCTS * len(pairs) * 2 * rows * narrow * wide}
 
 
-def weightings(case: Case) -> tuple[Repeat, dict[str, Any]]:
-    """Seconds of one application of each of the paper's weightings, from losses to weights, as '<name> <granularity>'.
+def weightings(case: Case) -> Built:
+    """Each of the paper's weightings, from losses to weights: times as '<name> <granularity>'.
 
-    One call takes microseconds, mostly to start it: `APPLICATIONS` of them are timed within one compiled loop. Each adds
-    its weights to the losses that the next one is given and moves every class on by one, so that none can be left out or
-    moved out of the loop; what the loop itself costs is in the figure.
+    One application takes microseconds, most of them to start it, so `APPLICATIONS` are timed within
+    one compiled loop. Each adds its weights to the losses of the next one and moves every class on
+    by one, so that none can be left out or moved out of the loop, whose own cost is in the time.
     """
     rng = np.random.default_rng(0)
     batch, sources, classes = case["batch"], case["sources"], case["classes"]
@@ -158,11 +128,10 @@ def weightings(case: Case) -> tuple[Repeat, dict[str, Any]]:
         "curriculum": weighting.curriculum(weighting.paper_beta(100)),
         "class_bias": weighting.class_bias(rng.standard_normal(classes)),
     }
-    shapes = {"example": (batch,), "source": (batch, sources)}
-    ids = jnp.asarray(rng.integers(classes, size=(batch, sources)), jnp.int32)
+    class_ids = jnp.asarray(rng.integers(classes, size=(batch, sources)), jnp.int32)
     losses = {
-        name: jnp.asarray(5 * rng.standard_normal(shape), jnp.float32)
-        for name, shape in shapes.items()
+        "example": jnp.asarray(5 * rng.standard_normal(batch), jnp.float32),
+        "source": jnp.asarray(5 * rng.standard_normal((batch, sources)), jnp.float32),
     }
 
     def many(weigh: Any) -> Any:
@@ -175,16 +144,16 @@ def weightings(case: Case) -> tuple[Repeat, dict[str, Any]]:
         )
 
     loops = {
-        f"{name} {grain}": (many(chosen[name]), losses[grain])
-        for name in chosen
-        for grain in shapes
+        f"{name} {granularity}": (many(weigh), values)
+        for name, weigh in chosen.items()
+        for granularity, values in losses.items()
     }
 
     def repeat() -> dict[str, float]:
         seconds = {}
         for name, (loop, values) in loops.items():
             start = time.perf_counter()
-            jax.block_until_ready(loop(values, ids))
+            jax.block_until_ready(loop(values, class_ids))
             seconds[name] = (time.perf_counter() - start) / APPLICATIONS
         return seconds
 
@@ -192,107 +161,67 @@ def weightings(case: Case) -> tuple[Repeat, dict[str, Any]]:
     return repeat, {}
 
 
-def demo_sets(case: Case) -> InputPipeline:
-    """Training mixtures of generated speech and environmental sound, packed under case['folder']."""
-    return open_pipeline(
-        SimpleNamespace(
-            speech_root="",
-            environment_root="",
-            premixed_root="",
-            premixed_roles=(),
-            synthetic=True,
-            cache_dir=case["folder"],
-            sample_rate=case["sample_rate"],
-            segment_seconds=case["seconds"],
-            slots=("speech", "environment"),
-            active_counts=(),
-            max_snr_db=30.0,
-            short_clips="pad",
-            mixtures_val=1,
-            mixtures_test=1,
-            eval_seed=1,
-        ),
-        pad_seconds=0.25,
-        splits=("train",),
-    )
-
-
-def mixtures(case: Case) -> tuple[Repeat, dict[str, Any]]:
-    """case['mixtures'] mixtures drawn and rendered in batches, in this one thread; each repetition is an epoch of its own."""
-    pool = demo_sets(case).pools["train"]
-    size, epochs = case["batch"], count()
+def mixtures(case: Case) -> Built:
+    """An epoch of case['mixtures'] mixtures drawn and rendered in batches, in this one thread."""
+    pool = _synthetic_pool(case)
+    epochs = count()
 
     def once() -> None:
-        epoch = next(epochs)
-        for start in range(0, case["mixtures"], size):
-            render(
-                pool, draw(pool, 0, epoch, np.arange(start, min(start + size, case["mixtures"])))
-            )
+        epoch, indices = next(epochs), np.arange(case["mixtures"])
+        for start in range(0, indices.size, case["batch"]):
+            render(pool, draw(pool, 0, epoch, indices[start : start + case["batch"]]))
 
     once()
     return _timed(once), {}
 
 
-def loop(case: Case) -> tuple[Repeat, dict[str, Any]]:
-    """case['steps'] steps of a training loop fed by the batches of training; waited: seconds without a batch.
+def loop(case: Case) -> Built:
+    """case['steps'] steps of a loop fed by the batches of training; waited: seconds without one.
 
-    The loop waits for every step to end before it asks for the next batch: while it waits for that, the device idles.
+    The loop waits for every step to end before it asks for the next batch, so the device idles
+    while it waits for that.
     """
-    sets, size = demo_sets(case), case["batch"]
-    with closing(
-        sets.train_batches(Devices(), seed=0, batch_size=size, mixtures_per_epoch=size)
-    ) as batches:  # type: ignore[type-var]
-        step, state, facts = train_program(case, next(batches)[2])
-    epochs = count(1, 1000)
+    pool, size, devices, epochs = _synthetic_pool(case), case["batch"], Devices(), count(0, 1000)
+
+    def load(epoch: int, indices: np.ndarray) -> dict[str, Any]:
+        return render(pool, draw(pool, 0, epoch, indices))
+
+    def fresh_batches() -> Any:
+        options = {"batch_size": size, "mixtures_per_epoch": size, "epoch": next(epochs)}
+        return closing(batches(load, rows=devices.rows(size), put=devices.divide, **options))
+
+    with fresh_batches() as fed:
+        step, state, facts = _train_program(case, next(fed)[2])
 
     def repeat() -> dict[str, float]:
         nonlocal state
         waited = 0.0
-        where = {"epoch": next(epochs), "batch_size": size, "mixtures_per_epoch": size}
-        with closing(sets.train_batches(Devices(), seed=0, **where)) as batches:  # type: ignore[type-var]
-            for _, _, batch in islice(
-                batches, 3
-            ):  # those rendered ahead are no measure of the rest
+        with fresh_batches() as fed:
+            for _, _, batch in islice(fed, 3):  # those rendered ahead are no measure of the rest
                 state, _ = jax.block_until_ready(step(state, batch, np.int32(0)))
             start = time.perf_counter()
             for _ in range(case["steps"]):
                 asked = time.perf_counter()
-                upcoming = next(batches)
+                _, _, batch = next(fed)
                 waited += time.perf_counter() - asked
-                _, _, batch = upcoming
                 state, _ = jax.block_until_ready(step(state, batch, np.int32(0)))
             return {"seconds": time.perf_counter() - start, "waited": waited}
 
     return repeat, facts
 
 
-def open_corpus(case: Case) -> tuple[Repeat, dict[str, Any]]:
-    """The packed corpus case['path'] opened; nothing to repeat. grown_bytes: of resident memory."""
+def open_corpus(case: Case) -> Built:
+    """The packed corpus case['path'] opened; grown_bytes: of resident memory. Not repeated."""
     before, start = resident_bytes(), time.perf_counter()
     opened = open_packed(case["path"])
-    seconds = time.perf_counter() - start
-    grown = resident_bytes() - before
-    return lambda: {"recordings": opened.lengths.size}, {"seconds": seconds, "grown_bytes": grown}
+    facts = {"seconds": time.perf_counter() - start, "grown_bytes": resident_bytes() - before}
+    return dict, {**facts, "recordings": opened.lengths.size}
 
 
-def _timed(once: Callable[[], Any]) -> Repeat:
-    def repeat() -> dict[str, float]:
-        start = time.perf_counter()
-        once()
-        seconds = time.perf_counter() - start
-        memory = jax.local_devices()[0].memory_stats()  # None on a CPU
-        return {
-            "seconds": seconds,
-            **({"device_bytes": memory["peak_bytes_in_use"]} if memory else {}),
-        }
-
-    return repeat
-
-
-_KINDS: dict[str, Callable[[Case], tuple[Repeat, dict[str, Any]]]] = {
+KINDS: dict[str, Callable[[Case], Built]] = {
     "describe": describe,
-    "compile": compile_step,
     "train": train,
+    "compile": compilation,
     "forward": forward,
     "products": products,
     "weightings": weightings,
@@ -302,6 +231,66 @@ _KINDS: dict[str, Callable[[Case], tuple[Repeat, dict[str, Any]]]] = {
 }
 
 
+def _signals(case: Case) -> dict[str, Any]:
+    """A batch of noise: sources drawn from seed 0, the mixture their sum."""
+    sources = case["network"]["num_sources"]
+    shape = (case["batch"], sources, round(case["seconds"] * case["sample_rate"]))
+    drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
+    active = np.ones(shape[:2], bool)
+    return jax.device_put({"mixture": drawn.sum(1), "sources": drawn, "active": active})
+
+
+def _compiled(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[str, float]]:
+    """A jitted function compiled for its arguments, and the times of tracing and compiling."""
+    start = time.perf_counter()
+    lowered = function.lower(*arguments)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    seconds = {"trace_seconds": traced - start, "compile_seconds": time.perf_counter() - traced}
+    return program, seconds
+
+
+def _train_program(case: Case, batch: Any) -> tuple[Callable[..., Any], Any, dict[str, float]]:
+    """The compiled training step of a network, robust weights per example, and a fresh state."""
+    module: Any = models.create(case["family"], **case["network"])
+    tx = make_optimizer(1e-3, clip_norm=5.0, frozen=module.FROZEN)
+    loss_fn = separation_loss_fn(module.apply, granularity="example")
+    step = make_train_step(
+        loss_fn, weighting.robust(0.1), tx, has_aux=True, micro_batch=case.get("micro_batch", 0)
+    )
+    state = create_state(init_params(module, case["sample_rate"], 0), tx)
+    program, facts = _compiled(jax.jit(step, donate_argnums=0), state, batch, np.int32(0))
+    return program, state, {**facts, "parameters": models.count_params(state.params)}
+
+
+def _synthetic_pool(case: Case) -> Any:
+    """Training mixtures of generated speech and environmental sound, packed in case['folder']."""
+    folder, rate, names = Path(case["folder"]), case["sample_rate"], ("speech", "environment")
+    make_demo(folder / "sound", sample_rate=rate)
+    corpora = {name: prepare(folder / "sound" / name, name, rate, folder) for name in names}
+    return make_pool(
+        corpora,
+        class_table(list(corpora.values())),
+        split="train",
+        slots=names,
+        segment_seconds=case["seconds"],
+        max_snr_db=30.0,
+    )
+
+
+def _timed(once: Callable[[], Any]) -> Repeat:
+    """A repetition that calls once(); device_bytes: largest memory of a device that tells it."""
+
+    def repeat() -> dict[str, float]:
+        start = time.perf_counter()
+        once()
+        times = {"seconds": time.perf_counter() - start}
+        statistics = jax.local_devices()[0].memory_stats()  # None on a CPU
+        return {**times, "device_bytes": statistics["peak_bytes_in_use"]} if statistics else times
+
+    return repeat
+
+
 if __name__ == "__main__":
     runtime.configure()
-    serve(build)
+    serve(lambda case: KINDS[case["kind"]](case))
