@@ -4,7 +4,7 @@ Any probability mass function over the batch reweights the gradients: see `jaxse
 work under jit, grad and vmap.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from jaxsep import models
 from jaxsep.inference.separator import load
