@@ -14,64 +14,69 @@ __all__ = ["FAMILIES", "ImprovedSudoRmRf", "SudoRmRf", "count_params", "create"]
 
 FAMILIES: dict[str, type[nn.Module]] = {"original": SudoRmRf, "improved": ImprovedSudoRmRf}
 DTYPES = ("float32", "bfloat16")
-# Bounds of the fields, so that a number out of a damaged or hostile file is refused before a network of its size is traced.
-LARGEST = {"num_blocks": 1000, "upsampling_depth": 16, "num_sources": 64}
-LARGEST_SIZE = 2**20  # of the other fields
+# Least and most of each integer field. A number out of a damaged or malicious file is refused
+# before a network of its size is traced.
+BOUNDS = {
+    "out_channels": (1, 2**20),
+    "in_channels": (1, 2**20),
+    "num_blocks": (1, 1000),
+    "upsampling_depth": (1, 16),
+    "enc_kernel_size": (2, 2**20),
+    "enc_num_basis": (1, 2**20),
+    "num_sources": (1, 64),
+}
 
 
 def create(family: str, **fields: Any) -> nn.Module:
-    """The network of a family, with the given fields; those left out keep the authors' values.
+    """The network of a family with the given fields; fields left out keep the authors' values.
 
-    family: 'original' (Tzinis, Wang, Smaragdis, "Sudo rm -rf", MLSP 2020), 'improved' (the authors' later version),
-    or 'package.module:Class', any Flax module that can be imported and maps [B,T] to [B,N,T]. Such a class gets those
-    of the fields that it has as dataclass fields; the others are left out without a word, so that one configuration
-    serves every family.
+    Args:
+      family: 'original', 'improved', or 'package.module:Class', any Flax module that can be
+        imported and maps [B,T] to [B,N,T].
+      fields: see `layers.Network` and BOUNDS; 'original' needs an even enc_num_basis, because its
+        mask layer gives K + 1 bases for an odd K. A class of the user's gets those of the fields
+        that it has, so that one configuration serves every family.
 
-    fields of the first two: out_channels, in_channels, num_blocks, upsampling_depth, enc_num_basis, num_sources,
-    integers ≥ 1; enc_kernel_size (samples), an integer ≥ 2; all at most LARGEST or LARGEST_SIZE; dtype, 'float32' or
-    'bfloat16', of what lies between the layers and of the matrix products' operands (parameters, norms, sums and estimates
-    are float32 either way); remat, a bool, whether the gradient makes what lies inside a block again instead of keeping it.
-    'original' needs an even enc_num_basis (the mask layer gives K + 1 bases for an odd K).
-
-    Raises ValueError naming the field (`model.…`), its value and the legal values.
+    Raises:
+      ValueError: names the field (`model.…`), its value and the legal values.
     """
     if family not in FAMILIES:
         module = _import_class(family)
-        return module(
-            **{name: value for name, value in fields.items() if name in _field_names(module)}
-        )
-    legal = _field_names(FAMILIES[family])
+        known = field_names(module)
+        return module(**{name: value for name, value in fields.items() if name in known})
+    legal = field_names(FAMILIES[family])
     for name, value in fields.items():
         if name not in legal:
             raise ValueError(
-                f"model.{name} is not a field of family {family!r}; its fields are {', '.join(legal)}"
+                f"model.{name} is not a field of family {family!r}; "
+                f"its fields are {', '.join(legal)}"
             )
-        least, most = 2 if name == "enc_kernel_size" else 1, LARGEST.get(name, LARGEST_SIZE)
-        if name == "dtype":
-            if value not in DTYPES:
-                raise ValueError(
-                    f"model.dtype is {value!r}; it must be {' or '.join(map(repr, DTYPES))}"
-                )
-        elif name == "remat":
-            if not isinstance(value, bool):
-                raise ValueError(f"model.remat is {value!r}; it must be True or False")
-        elif isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(
-                f"model.{name} is {value!r:.80}; it must be an integer of at least {least}, at most {most}"
-            )
+        if right := _expected(name, value):
+            raise ValueError(f"model.{name} is {value!r:.80}; it must be {right}")
     if family == "original" and fields.get("enc_num_basis", 0) % 2:
         raise ValueError(
-            f"model.enc_num_basis is {fields['enc_num_basis']}; family 'original' needs an even number"
+            f"model.enc_num_basis is {fields['enc_num_basis']}; "
+            "family 'original' needs an even number"
         )
     return FAMILIES[family](**fields)
 
 
-def _field_names(module: type[nn.Module]) -> list[str]:
-    return [
-        field.name
-        for field in dataclasses.fields(module)
-        if field.init and field.name not in ("parent", "name")
-    ]
+def _expected(name: str, value: Any) -> str:
+    """What a field of our own networks must be, where the value is not that; else ''."""
+    if name == "dtype":
+        return "" if value in DTYPES else " or ".join(map(repr, DTYPES))
+    if name == "remat":
+        return "" if isinstance(value, bool) else "True or False"
+    least, most = BOUNDS[name]
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return ""
+    return f"an integer of at least {least}, at most {most}"
+
+
+def field_names(module: nn.Module | type[nn.Module]) -> list[str]:
+    """The fields of a network, without those that every Flax module has."""
+    fields = [field for field in dataclasses.fields(module) if field.init]
+    return [field.name for field in fields if field.name not in ("parent", "name")]
 
 
 def _import_class(family: str) -> type[nn.Module]:
@@ -80,14 +85,14 @@ def _import_class(family: str) -> type[nn.Module]:
     if not module_name or not class_name:
         raise ValueError(f"model.family is {family!r}; {legal}")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        network = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(
             f"model.family is {family!r}, which cannot be imported ({error}); {legal}"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
         raise ValueError(f"model.family is {family!r}, which is no flax.linen.Module; {legal}")
-    return found
+    return network
 
 
 def count_params(params: Any) -> int:

@@ -17,11 +17,12 @@ from runs import FIELDS, network
 
 import jaxsep
 from jaxsep import separate
-from jaxsep.errors import DataError
+from jaxsep.errors import ConfigError, DataError
 from jaxsep.inference import audio_files as recordings
 from jaxsep.inference.audio_files import Options, separate_file
 from jaxsep.inference.bundle import save_bundle
 from jaxsep.inference.chunks import Plan
+from jaxsep.inference.inputs import find_recordings
 from jaxsep.inference.separator import Separator
 
 CHUNK, OVERLAP = 0.25, 0.05  # seconds: 2000 and 400 samples at 8 kHz
@@ -281,7 +282,7 @@ def test_which_recordings(tmp_path):
     def names(*inputs, output="elsewhere"):
         return [
             str(name)
-            for name in separate.find_recordings([str(i) for i in inputs], tmp_path / output)
+            for name in find_recordings([str(i) for i in inputs], tmp_path / output)
         ]
 
     assert names(folder, output="rec/out") == ["a", "b", "x[1]", "deep/er/c"]
@@ -296,10 +297,10 @@ def test_which_recordings(tmp_path):
         ([folder / "*.mp3"], "no file matches this pattern"),
         ([tmp_path / "rec/out/b"], "-o .* is an INPUT too"),
     ):
-        with pytest.raises(separate.CommandError, match=message):
+        with pytest.raises(ConfigError, match=message):
             names(*inputs, output="rec/out/b")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(separate.CommandError, match="no recording in this folder"):
+    with pytest.raises(ConfigError, match="no recording in this folder"):
         names(tmp_path / "empty")
 
 
