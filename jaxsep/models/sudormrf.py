@@ -78,9 +78,9 @@ class Decoder(nn.Module):
         init = layers.fan_in_uniform(self.enc_kernel_size)
         kernel = self.param("kernel", init, (sources, basis, self.enc_kernel_size))
         # One product with a block diagonal matrix: its zeros cost less than a transposed copy of x.
-        diagonal = jnp.eye(sources, dtype=kernel.dtype)[:, None, :, None]
-        matrix = (kernel[:, :, None] * diagonal).reshape(sources * basis, -1)
-        frames = conv.product(x.reshape(batch, count, -1), matrix, jnp.float32)
+        matrix = kernel[:, :, None] * jnp.eye(sources, dtype=kernel.dtype)[:, None, :, None]
+        x = x.reshape(batch, count, -1)
+        frames = conv.product(x, matrix.reshape(sources * basis, -1), jnp.float32)
         frames = frames.reshape(batch, count, sources, -1).swapaxes(1, 2)
         waveforms = framing.overlap_add(frames.reshape(batch * sources, count, -1))
         bias = self.param("bias", nn.initializers.zeros, (sources,))
