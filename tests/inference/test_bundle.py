@@ -1,4 +1,4 @@
-"""Model bundles: what was saved comes back, at any rate and channel count, and nothing else is taken for a model."""
+"""Model bundles: what was saved comes back, and nothing else is taken for a model."""
 
 import hashlib
 import json
@@ -97,7 +97,8 @@ def test_long_audio_goes_chunk_by_chunk(separator):
     np.testing.assert_array_equal(infinite(audio, 8000), whole)
 
 
-# Mixtures are padded to multiples of (L // 2)·2^depth = 40 samples; of an even kernel no length is ever enough.
+# Mixtures are padded to multiples of (L // 2)·2^depth = 40 samples; with an even kernel no length
+# is ever enough.
 @pytest.mark.parametrize(("family", "kernel"), [("original", 21), ("improved", 20)])
 def test_padding_before_the_network_changes_nothing(family, kernel):
     module, params = network(family, enc_kernel_size=kernel)
@@ -299,7 +300,7 @@ def test_published_models_become_bundles(reference_dir, tmp_path, form, toleranc
     assert description["origin"]["file"] == path.name
     if form != "module":
         return
-    # The same through the separator, which only normalises, and multiplies each estimate by a number.
+    # The same through the separator, which normalises, and multiplies each estimate by a number.
     mixture = (data["input"][0] - data["input"][0].mean()) / data["input"][0].std()
     expected = np.asarray(jax.jit(module.apply)({"params": params}, mixture[None])[0])
     found = jaxsep.load(tmp_path / "taken")(mixture, 16000)

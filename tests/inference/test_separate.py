@@ -1,4 +1,4 @@
-"""The command: any recording in, its sources out at its own rate and length; what cannot be separated gets one line."""
+"""The command: any recording in, its sources out at its own rate and length, or one line."""
 
 import functools
 import json
@@ -122,8 +122,8 @@ def test_formats_rates_and_channels(
     assert np.std(expected) > 0.001
 
 
-# At 8 kHz around a chunk of 2000 samples, and the ends 3600, 5200 of chunks 1600 apart. At 22.05 kHz 5513 are such a chunk;
-# at 44.1 kHz 5514 become 1000 and come back as 5513.
+# At 8 kHz around a chunk of 2000 samples, and the ends 3600, 5200 of chunks 1600 apart. At
+# 22.05 kHz 5513 are such a chunk; at 44.1 kHz 5514 become 1000 and come back as 5513.
 LENGTHS = [(samples, 8000) for samples in (2, 1999, 2000, 2001, 3600, 3601, 5200)]
 LENGTHS += [(5513, 22050), (5514, 22050), (5514, 44100)]
 
@@ -212,7 +212,7 @@ def test_bad_recordings_get_a_line_and_the_others_go_on(run, tmp_path):
         "header.wav": "holds no samples",
         "nan.wav": "holds NaN or infinite samples, the first at 0.500 s",
         "one.wav": "holds no sound, every sample is 0.5",
-        "opposed.wav": "holds no sound, every sample is 0 (its channels averaged; --channels each keeps them)",
+        "opposed.wav": "every sample is 0 (its channels averaged; --channels each keeps them)",
         "pipe.wav": "is no regular file",
         "rate.wav": "cannot be read as sound",
         "text.wav": "cannot be read as sound (Format not recognised.)",

@@ -143,7 +143,7 @@ def test_norm_far_from_zero(x_mean, offset_mean):
 
 
 def test_norm_of_a_late_start():
-    """Silence, then a signal: the first frame's mean, about which is summed, is far from the rest."""
+    """The sums are about the first frame's mean; here that is far from all others."""
     x = np.zeros((1, 1600, 4), np.float32)
     x[:, 1:] = 1000 + np.random.default_rng(0).standard_normal((1, 1599, 4))
     wide = x.astype(np.float64)

@@ -34,7 +34,16 @@ def global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> Array:
 
     x: [B,F,C]; offset, scale, bias: [C]. Returns [B,F,C].
     """
-    return _global_norm_keep(x, offset, scale, bias)[0]
+    return _norm(x, offset, scale, bias)[0]
+
+
+@jax.custom_vjp
+def norm_prelu(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> Array:
+    """`prelu(global_norm(x, offset, scale, bias), slope)`.
+
+    The normalised array is not kept for the gradient but computed again from x.
+    """
+    return _norm(x, offset, scale, bias, slope)[0]
 
 
 @jax.custom_vjp
@@ -44,15 +53,6 @@ def prelu(x: Array, slope: Array) -> Array:
     x: [B,F,C]; slope: [C], one for each channel, or [1], one for all. Returns [B,F,C].
     """
     return _prelu(x, slope)
-
-
-@jax.custom_vjp
-def norm_prelu(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> Array:
-    """`prelu(global_norm(x, offset, scale, bias), slope)`.
-
-    The normalised array is not kept for the gradient but computed again from x.
-    """
-    return _norm_prelu_keep(x, offset, scale, bias, slope)[0]
 
 
 class _Statistics(NamedTuple):
@@ -93,7 +93,7 @@ def _normalised(x: Array, kept: _Statistics, scale: Array, bias: Array) -> Array
     return (x + kept.shift) * (kept.rstd * scale[None, None]) + bias[None, None]
 
 
-def _norm_gradients(
+def _input_gradients(
     x: Array, kept: _Statistics, scale: Array, g: Array, sums: Array, products: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Gradients of x, offset, scale and bias, given g, that of the normalised output.
@@ -112,6 +112,45 @@ def _norm_gradients(
     return dx.astype(x.dtype), doffset.sum(0), (products * rstd[:, 0]).sum(0), sums.sum(0)
 
 
+@uninlined
+def _norm(
+    x: Array, offset: Array, scale: Array, bias: Array, *slope: Array
+) -> tuple[Array, _Statistics]:
+    """Norm, then PReLU where there is a slope."""
+    kept = _statistics(x, offset)
+    y = _normalised(x, kept, scale, bias)
+    return (_bend(y, *slope) if slope else y).astype(x.dtype), kept
+
+
+def _norm_keep(x: Array, offset: Array, scale: Array, bias: Array, *slope: Array) -> Any:
+    y, kept = _norm(x, offset, scale, bias, *slope)
+    return y, (x, kept, scale, (bias, *slope) if slope else ())
+
+
+@uninlined
+def _norm_gradients(
+    x: Array, kept: _Statistics, scale: Array, bend: tuple[Array, ...], g: Array
+) -> tuple[Array, ...]:
+    """bend: bias and slope, where a PReLU follows the norm."""
+
+    def products(x: Array, g: Array) -> tuple[Array, ...]:
+        if not bend:
+            return g, g * (x + kept.shift)
+        y, dy = bent(x, g)
+        return dy, dy * (x + kept.shift), g * jnp.minimum(y, 0)
+
+    def bent(x: Array, g: Array) -> tuple[Array, Array]:
+        """The normalised output, and the gradient that reaches it."""
+        bias, slope = bend
+        y = _normalised(x, kept, scale, bias)
+        return y, _bend_gradient(y, slope, g)
+
+    sums, centred, *slopes = sums_over_time(products, x, g)
+    dy = bent(x, g)[1] if bend else g
+    gradients = _input_gradients(x, kept, scale, dy, sums, centred)
+    return *gradients, *(_slope_gradient(bend[1], each.sum(0)) for each in slopes)
+
+
 def _bend(x: Array, slope: Array) -> Array:
     return lax.select(x > 0, x, x * slope[None, None])
 
@@ -126,20 +165,6 @@ def _slope_gradient(slope: Array, per_channel: Array) -> Array:
 
 
 @uninlined
-def _global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> tuple[Array, _Statistics]:
-    kept = _statistics(x, offset)
-    return _normalised(x, kept, scale, bias).astype(x.dtype), kept
-
-
-@uninlined
-def _global_norm_gradients(
-    x: Array, kept: _Statistics, scale: Array, g: Array
-) -> tuple[Array, ...]:
-    sums, products = sums_over_time(lambda x, g: (g, g * (x + kept.shift)), x, g)
-    return _norm_gradients(x, kept, scale, g, sums, products)
-
-
-@uninlined
 def _prelu(x: Array, slope: Array) -> Array:
     return _bend(at_least_float32(x), slope).astype(x.dtype)
 
@@ -150,44 +175,9 @@ def _prelu_gradients(x: Array, slope: Array, g: Array) -> tuple[Array, Array]:
     return _bend_gradient(x, slope, g).astype(x.dtype), _slope_gradient(slope, sums.sum(0))
 
 
-@uninlined
-def _norm_prelu(
-    x: Array, offset: Array, scale: Array, bias: Array, slope: Array
-) -> tuple[Array, _Statistics]:
-    kept = _statistics(x, offset)
-    return _bend(_normalised(x, kept, scale, bias), slope).astype(x.dtype), kept
-
-
-@uninlined
-def _norm_prelu_gradients(
-    x: Array, kept: _Statistics, scale: Array, bias: Array, slope: Array, g: Array
-) -> tuple[Array, ...]:
-    def products(x: Array, g: Array) -> tuple[Array, Array, Array]:
-        y = _normalised(x, kept, scale, bias)
-        dy = _bend_gradient(y, slope, g)
-        return dy, dy * (x + kept.shift), g * jnp.minimum(y, 0)
-
-    sums, centred, slopes = sums_over_time(products, x, g)
-    dy = _bend_gradient(_normalised(x, kept, scale, bias), slope, g)
-    dx_and_parameters = _norm_gradients(x, kept, scale, dy, sums, centred)
-    return *dx_and_parameters, _slope_gradient(slope, slopes.sum(0))
-
-
-def _global_norm_keep(x: Array, offset: Array, scale: Array, bias: Array) -> tuple[Array, Any]:
-    y, kept = _global_norm(x, offset, scale, bias)
-    return y, (x, kept, scale)
-
-
-def _norm_prelu_keep(
-    x: Array, offset: Array, scale: Array, bias: Array, slope: Array
-) -> tuple[Array, Any]:
-    y, kept = _norm_prelu(x, offset, scale, bias, slope)
-    return y, (x, kept, scale, bias, slope)
-
-
-global_norm.defvjp(_global_norm_keep, lambda saved, g: _global_norm_gradients(*saved, g))
+global_norm.defvjp(_norm_keep, lambda saved, g: _norm_gradients(*saved, g))
+norm_prelu.defvjp(_norm_keep, lambda saved, g: _norm_gradients(*saved, g))
 prelu.defvjp(
     lambda x, slope: (_prelu(x, slope), (x, slope)),
     lambda saved, g: _prelu_gradients(*saved, g),
 )
-norm_prelu.defvjp(_norm_prelu_keep, lambda saved, g: _norm_prelu_gradients(*saved, g))
