@@ -528,10 +528,11 @@ def test_memory_does_not_grow_with_the_recording(long_recording, tmp_path):
 
 
 def si_sdr(estimates, sources):
-    """[N] dB of signals [N,T] or [T], in NumPy: nothing to compile."""
+    """[N] dB of signals [N,T] or [T], at most 100; in NumPy: nothing to compile."""
     estimates, sources = (x - x.mean(-1, keepdims=True) for x in (estimates, sources))
     target = sources * ((estimates * sources).sum(-1) / (sources**2).sum(-1))[..., None]
-    return 10 * np.log10((target**2).sum(-1) / ((estimates - target) ** 2).sum(-1))
+    power, error = (target**2).sum(-1), ((estimates - target) ** 2).sum(-1)
+    return 10 * np.log10(power / np.maximum(error, 1e-10 * power))
 
 
 def clip_of(recordings_dir, pattern: str, samples: int) -> np.ndarray:
