@@ -1,19 +1,17 @@
 """Float operations that the networks ask for, counted from their definition."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from jaxsep import models
 from jaxsep.models.kernels.conv import KERNEL
-from jaxsep.models.layers import padded_length
 
 
 def frames(family: str, network: Mapping[str, Any], num_samples: int) -> int:
     """F of a mixture of num_samples samples, zero padding included."""
-    taps, depth = network["enc_kernel_size"], network["upsampling_depth"]
-    hop = taps // 2
-    quantum = math.lcm(hop, 2**depth) if family == "original" else hop * 2**depth
-    return padded_length(num_samples, quantum, taps, depth) // hop + 1 - taps % 2
+    taps = network["enc_kernel_size"]
+    module: Any = models.create(family, **network)
+    return module.padded(num_samples) // (taps // 2) + 1 - taps % 2
 
 
 def network_flops(
