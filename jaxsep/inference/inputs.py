@@ -33,7 +33,9 @@ def find_recordings(inputs: Sequence[str], output: Path) -> dict[Path, Path]:
     for path, name in (pair for text in inputs for pair in _expand(text, output)):
         results = display(output / name)
         if ".." in name.parts or not name.parts:
-            raise ConfigError(f"{display(path)}: {results} does not lie below -o; rename it")
+            raise ConfigError(
+                f"{display(path)}: its results would not lie below {display(output)}; rename it"
+            )
         if names.setdefault(path.resolve(), name) != name:
             continue
         other = recordings.setdefault(name, path)

@@ -155,7 +155,7 @@ def parameters(folder: Path, made: Made) -> Reader:
 def test_fields_of_a_model_that_cannot_be(made, tmp_path, field):
     path = copied_model(tmp_path, made) / "model.json"
     about = json.loads(path.read_text())
-    said = rf"model/(model\.json: model\.{field} is|params\.safetensors: parameter)"
+    said = rf"model/(model\.json: .*model\.{field} is|params\.safetensors: parameter)"
     for value in (10**4, 10**9, 10**30, -1, 0, "2", [2], {"a": 2}, None, True, 2.0):
         about["fields"][field] = value
         path.write_text(json.dumps(about))
