@@ -28,35 +28,22 @@ import jax
 import jax.numpy as jnp
 
 from jaxsep.objective.dro import cvar, group_dro, threshold
-from jaxsep.objective.pmf import (
-    SIGNALS,
-    Weighting,
-    as_weighting,
-    from_logits,
-    from_mass,
-    mean_weight,
-    pmf,
-    weight_statistics,
-)
+from jaxsep.objective.pmf import Weighting, as_weighting, from_logits, from_mass, pmf
 
 __all__ = [
-    "SIGNALS",
     "Weighting",
-    "as_weighting",
     "class_bias",
     "curriculum",
     "cvar",
     "from_logits",
     "from_mass",
     "group_dro",
-    "mean_weight",
     "paper_beta",
     "pmf",
     "product",
     "robust",
     "threshold",
     "uniform",
-    "weight_statistics",
 ]
 
 

@@ -94,11 +94,10 @@ def weighted_gradients(
     if not micro_batch:
         grads, weighed = _whole(loss_fn, weigh, params, batch, axis)
     elif weighting.elementwise:
-        parts = _split((batch, entries), micro_batch)
-        grads, weighed = _streamed(loss_fn, logits_of, weigh, params, parts)
+        examples = (batch, entries)
+        grads, weighed = _streamed(loss_fn, logits_of, weigh, params, examples, micro_batch)
     else:
-        parts = _split(batch, micro_batch)
-        grads, weighed = _accumulated(loss_fn, weigh, params, parts, axis)
+        grads, weighed = _accumulated(loss_fn, weigh, params, batch, micro_batch, axis)
     return sum_over_devices(grads, axis), weighed
 
 
@@ -112,11 +111,16 @@ def _whole(
 
 
 def _accumulated(
-    loss_fn: LossFn, weigh: Callable[..., Weighed], params: Any, parts: "Parts", axis: str | None
+    loss_fn: LossFn,
+    weigh: Callable[..., Weighed],
+    params: Any,
+    batch: Any,
+    micro_batch: int,
+    axis: str | None,
 ) -> tuple[Any, Weighed]:
-    results = jax.lax.map(lambda part: loss_fn(params, part), parts.examples)
-    weighed = weigh(*parts.join(results))
-    weights = _split(own_examples(weighed.weights, axis), parts.size).examples
+    parts, real, join = _split(batch, micro_batch)
+    weighed = weigh(*join(jax.lax.map(lambda part: loss_fn(params, part), parts)))
+    weights, _, _ = _split(own_examples(weighed.weights, axis), micro_batch)
 
     def add_part(grads: Any, part: Any) -> tuple[Any, None]:
         examples, weights, real = part
@@ -125,7 +129,7 @@ def _accumulated(
         return jax.tree.map(jnp.add, grads, part_grads), None
 
     start = jax.tree.map(jnp.zeros_like, params)
-    grads, _ = jax.lax.scan(add_part, start, (parts.examples, weights, parts.real))
+    grads, _ = jax.lax.scan(add_part, start, (parts, weights, real))
     return grads, weighed
 
 
@@ -134,7 +138,8 @@ def _streamed(
     logits_of: Callable[..., tuple[jax.Array, Any]],
     weigh: Callable[..., Weighed],
     params: Any,
-    parts: "Parts",
+    examples: tuple[Any, dict[str, jax.Array]],
+    micro_batch: int,
 ) -> tuple[Any, Weighed]:
     """With F_j the logits of micro-batch j, m the largest so far and g the sum of gradients,
 
@@ -145,15 +150,16 @@ def _streamed(
 
     Source: Milakov, Gimelshein, "Online normalizer calculation for softmax", arXiv:1805.02867.
     """
+    parts, real, join = _split(examples, micro_batch)
 
     def finite(logits: jax.Array) -> jax.Array:
-        """Without any mass, where all logits are −inf, the weights have to be uniform."""
+        """Finite also where all are −inf, so that the weights become uniform there as in `pmf`."""
         return jnp.maximum(logits, jnp.finfo(jnp.float32).min)
 
     def add_part(total: tuple[jax.Array, Any], part: Any) -> tuple[tuple[jax.Array, Any], Any]:
         before, grads = total
-        (examples, entries), real = part
-        losses, pull_back, metrics = jax.vjp(lambda p: loss_fn(p, examples), params, has_aux=True)
+        (batch, entries), real = part
+        losses, pull_back, metrics = jax.vjp(lambda p: loss_fn(p, batch), params, has_aux=True)
         logits = _where(real, finite(logits_of(losses, entries)[0]), -jnp.inf)
         largest = jnp.maximum(before, jnp.max(logits))
         (part_grads,) = pull_back(jnp.exp(logits - largest))
@@ -161,32 +167,22 @@ def _streamed(
         return (largest, grads), (losses, metrics)
 
     start = (jnp.full((), -jnp.inf), jax.tree.map(jnp.zeros_like, params))
-    (largest, grads), results = jax.lax.scan(add_part, start, (parts.examples, parts.real))
-    weighed = weigh(*parts.join(results))
+    (largest, grads), results = jax.lax.scan(add_part, start, (parts, real))
+    weighed = weigh(*join(results))
     logits = finite(weighed.logits)
     largest_of_all = jnp.max(logits)
     scale = jnp.exp(largest - largest_of_all) / jnp.sum(jnp.exp(logits - largest_of_all))
     return jax.tree.map(lambda g: scale * g, grads), weighed
 
 
-class Parts(NamedTuple):
-    """A batch in micro-batches: a pytree of [parts, size, …], of which the last may be padded.
+def _split(batch: Any, micro_batch: int) -> tuple[Any, jax.Array, Callable[[Any], Any]]:
+    """A pytree of [B, …] in micro-batches, of which the last is filled up with the last example.
 
-    Attributes:
-      examples: the pytree.
-      real: [parts, size] bool, False where an example is padding.
-      size: examples in a micro-batch.
-      join: a pytree of [parts, size, …] -> the same of [B, …], without the padding.
+    Returns:
+      the pytree of [parts, size, …];
+      [parts, size] bool, False where an example is padding;
+      join: a pytree of [parts, size, …] -> one of [B, …], without the padding.
     """
-
-    examples: Any
-    real: jax.Array
-    size: int
-    join: Callable[[Any], Any]
-
-
-def _split(batch: Any, micro_batch: int) -> Parts:
-    """The batch in micro-batches; the last is filled up with the last example."""
     total = jax.tree.leaves(batch)[0].shape[0]
     size = min(micro_batch, total)
     count = -(-total // size)
@@ -199,7 +195,7 @@ def _split(batch: Any, micro_batch: int) -> Parts:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:total], tree)
 
     real = jnp.arange(count * size).reshape(count, size) < total
-    return Parts(jax.tree.map(cut, batch), real, size, join)
+    return jax.tree.map(cut, batch), real, join
 
 
 def _where(real: jax.Array, values: jax.Array, otherwise: float) -> jax.Array:

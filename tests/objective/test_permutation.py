@@ -9,7 +9,6 @@ from scipy.optimize import linear_sum_assignment
 import jaxsep
 from jaxsep.objective.permutation import separation_losses
 
-
 best_permutation = jax.jit(jaxsep.best_permutation)
 
 
