@@ -21,7 +21,7 @@ from jaxsep.files import default_cache
 def configure() -> None:
     """Set this process up for training or separation; call it before jax computes anything.
 
-    - Compiled programs are kept in `compilation_cache()`, so that a second run starts at once.
+    - Compiled programs are kept in jaxsep's cache, so that a second run starts at once.
       JAX_COMPILATION_CACHE_DIR=DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false
       switches this off.
     - XLA may use vectors of 512 bits on a CPU that has them, and on a GPU only operations that give
@@ -32,7 +32,12 @@ def configure() -> None:
       MALLOC_… switch this off.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
+        # One folder for each kind of processor: code made for one may not run on another.
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+        features = (line for line in lines if line.startswith(("flags", "Features")))
+        kind = hashlib.sha256(next(features, platform.processor()).encode()).hexdigest()[:16]
+        jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled" / kind))
     flags = os.environ.get("XLA_FLAGS", "")
     wanted = {"xla_cpu_prefer_vector_width": "512", "xla_gpu_deterministic_ops": "true"}
     added = [f"--{name}={value}" for name, value in wanted.items() if name not in flags]
@@ -48,30 +53,11 @@ def configure() -> None:
         mallopt(top_pad, 64 << 20)
 
 
-def compilation_cache() -> Path:
-    """The folder of compiled programs, in jaxsep's cache.
-
-    There is one for each kind of processor: code made for one may not run on another.
-    """
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    features = (line for line in lines if line.startswith(("flags", "Features")))
-    kind = next(features, platform.processor())
-    return default_cache() / "compiled" / hashlib.sha256(kind.encode()).hexdigest()[:16]
-
-
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Make this process one of several that train together, if it is one.
+    """Make this process number `process` of several that train together, if it is one.
 
-    It is where all arguments are given, or where SLURM started several tasks.
-
-    Args:
-      coordinator: HOST:PORT at which process 0 listens.
-      processes: how many there are.
-      process: which this is, from 0.
-
-    Raises:
-      ConfigError: only some are given, or they do not fit together.
+    It is where all arguments are given (process 0 listens at HOST:PORT, `coordinator`), or where
+    SLURM started several tasks. Raises ConfigError where they do not fit together.
     """
     given: list[Any] = [v for v in (coordinator, processes, process) if v is not None]
     if not given and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:

@@ -22,7 +22,7 @@ from jaxsep.errors import ConfigError, together
 from jaxsep.objective.permutation import MAX_SOURCES
 
 MAX_STEPS = 2**31 - 1  # of a run, which JAX counts in 32 bits
-MAX_EPOCHS = 10**6
+MAX_EPOCHS = 10**5
 MAX_BATCH_SAMPLES = 2**28  # a gigabyte for each of mixture, sources and estimates
 LARGEST_SEED = 2**32 - 1  # JAX would take a larger one for one of these
 
@@ -86,7 +86,7 @@ class Data(Section):
     """Hz, to which recordings are resampled"""
     segment_seconds: Annotated[float, number(0.01, 3600)] = 4.0
     """length of a drawn mixture, in s"""
-    slots: Names = ("speech", "environment")
+    slots: Annotated[Names, Field(min_length=1)] = ("speech", "environment")
     """for each source a corpus, or a prior such as 'speech:0.3,environment:0.7'"""
     active_counts: Annotated[tuple[Share, ...], Field(title="a tuple of probabilities")] = ()
     """probabilities of 1, 2, … N active sources; (): all are always active"""
@@ -326,9 +326,8 @@ def parse(content: dict[str, Any], *, problems: Iterable[str] = ()) -> Config:
     }
     # Defaults stand in place of values that are wrong, and no rule shall speak of these.
     conflicts = _conflicts(Config.model_construct(**sections))
-    lines = [*problems, *wrong.values()]
-    lines += [line for line in conflicts if not any(name in line for name in wrong)]
-    if lines:
+    others = [line for line in conflicts if not any(name in line for name in wrong)]
+    if lines := [*problems, *wrong.values(), *others]:
         raise ConfigError(together(lines))
     return config
 
@@ -337,7 +336,6 @@ def _conflicts(config: Config) -> Iterator[str]:
     """What is wrong between fields that are legal by themselves; a line names all of them."""
     data, train, weighting, model = config.data, config.train, config.weighting, config.model
     size, mixtures, warmup = train.batch_size, train.mixtures_per_epoch, train.warmup_epochs
-    steps = max(1, mixtures // size)
     seconds, rate = data.segment_seconds, data.sample_rate
     largest = int(MAX_BATCH_SAMPLES / (seconds * rate))
     memory = f"at most {largest} with data.segment_seconds {seconds:g} at data.sample_rate {rate}"
@@ -348,11 +346,6 @@ def _conflicts(config: Config) -> Iterator[str]:
         (train.micro_batch > size, "train.micro_batch", f"at most train.batch_size, {size}, or 0"),
         (size > largest, "train.batch_size", memory),
         (config.evaluation.batch_size > largest, "evaluation.batch_size", memory),
-        (
-            train.num_epochs * steps > MAX_STEPS,
-            "train.num_epochs",
-            f"at most {MAX_STEPS // steps}: train.mixtures_per_epoch makes {steps} steps each",
-        ),
         (not factors, "weighting.factors", "one or more weightings to multiply"),
         (
             "class_bias" in factors and not weighting.gamma,
