@@ -187,5 +187,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
       OSError, ValueError, zipfile.BadZipFile and others: whatever NumPy raises for a damaged file.
     """
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
         return dict(file)
