@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if mode != "train":
             if workdir is None or spec is not None:
                 parser.error(f"--mode {mode} takes --workdir, a run's folder, and no --config")
-            again = {"evaluate": experiment.evaluate_run, "replay": experiment.replay_run}
-            again[mode](overrides, workdir)
+            again = experiment.evaluate_run if mode == "evaluate" else experiment.replay_run
+            again(overrides, workdir)
             return 0
         if spec is None:
             parser.error("--config is missing, such as --config configs/class_bias.py")

@@ -49,8 +49,8 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
 def override(config: Config, overrides: Sequence[str]) -> Config:
     """config with '--config.section.field=value' applied.
 
-    Numbers, tuples, True and False are read as in Python; text needs no quotes. Only weighting.gamma
-    takes names that it does not have yet.
+    Numbers, tuples, True and False are read as in Python; text needs no quotes. Only
+    weighting.gamma takes names that it does not have yet.
 
     Raises:
       ConfigError: all unknown fields, values of the wrong type and whatever else is wrong with the
