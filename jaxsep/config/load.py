@@ -61,14 +61,15 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
 
 def _with_overrides(content: dict[str, Any], overrides: Sequence[str]) -> Config:
     problems, fields = [], flatten(content)
+    gamma = fields.get("weighting.gamma")
     for argument in overrides:
         name, equals, text = argument.removeprefix("--config.").partition("=")
         section, _, key = name.partition(".")
         if not argument.startswith("--config.") or not equals:
             legal = "fields are set as --config.section.field=value"
             problems.append(f"{argument}: not known; {legal}")
-        elif name.startswith("weighting.gamma."):
-            content["weighting"]["gamma"][key.removeprefix("gamma.")] = _value(text)
+        elif name.startswith("weighting.gamma.") and isinstance(gamma, dict):
+            gamma[key.removeprefix("gamma.")] = _value(text)
         elif name not in fields:
             problems.append(f"--config.{name}: no such field{closest(name, fields)}")
         else:
