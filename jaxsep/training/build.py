@@ -132,7 +132,7 @@ def data_problems(config: Config, pipeline: InputPipeline) -> list[str]:
             f"{', '.join(legal[:14])}, or another class of val"
         )
     if "class_bias" in _named(chosen):
-        unknown = gamma_problems(chosen.gamma, table.names, table.groups, table.corpora)
+        unknown = gamma_problems(chosen.gamma, table)
         per_mixture = chosen.granularity == "example"
         if not unknown and per_mixture and pipeline.same_in_every_mixture(_gamma(config, pipeline)):
             problems.append(
@@ -149,8 +149,7 @@ def _named(weighting: Weighting) -> tuple[str, ...]:
 
 
 def _gamma(config: Config, pipeline: InputPipeline) -> np.ndarray:
-    table = pipeline.table
-    return gamma_vector(config.weighting.gamma, table.names, table.groups, table.corpora)
+    return gamma_vector(config.weighting.gamma, pipeline.table)
 
 
 def build_pipeline(

@@ -81,7 +81,7 @@ def read_config(workdir: Path) -> Config:
         return settings.from_json(read_text(workdir / "config.json"))
     except ConfigError as error:
         raise ConfigError(f"--workdir {workdir}: config.json: {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder"
         ) from error

@@ -221,7 +221,7 @@ def stranger(tmp_path, monkeypatch):
 def test_no_file_makes_code_run(tmp_path, stranger, capsys, where):
     folder = tmp_path / "run"
     slim_run(folder, f"model.family={stranger!r}" if where == "config.json" else "seed=0")
-    fields = {name: value for name, value in read_config(folder).model.items() if name in FIELDS}
+    fields = read_config(folder).model.model_dump(include={*FIELDS})
     params = (
         network("original", **fields)[1]
         if where == "config.json"

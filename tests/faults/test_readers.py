@@ -28,7 +28,6 @@ from archives import archive, tar
 from flax.traverse_util import flatten_dict
 from fuzz import EXAMPLES, damaged, hunt, json_damaged, outcome, places, shuffled, shuffles
 from hypothesis import strategies as st
-from npz import edited_arrays, npy, npz
 from runs import FIELDS, ROOT, network
 from slim import slim_run
 from torch_files import tensor, text, write, write_state_dict
@@ -36,7 +35,6 @@ from trees import write_esc50
 
 from jaxsep.data.layouts import read_layout
 from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
-from jaxsep.files import read_arrays
 from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.models.torch_import.convert import from_file
 from jaxsep.open_data import unpack
@@ -326,36 +324,6 @@ def test_axes_without_values_build_no_network(reference_dir, tmp_path):
         from_file(path)
 
 
-# Arrays.
-
-
-@reader("arrays", 100)
-def arrays(folder: Path, made: Made) -> Reader:
-    path = folder / "x.npz"
-    columns = {"a": np.arange(18), "b": np.ones((18, 2), np.float32), "c": np.array(["x", "y"])}
-    np.savez(path, **columns)
-    content = path.read_bytes()
-    cases = st.one_of(edited_arrays(columns), damaged(content))
-    # zipfile and NumPy raise errors of a dozen kinds; who reads the arrays adds the path.
-    return Reader(path, content, lambda: read_arrays(path), cases, Exception)
-
-
-@pytest.mark.parametrize("kind", ["deflated", "header", "objects"])
-def test_small_arrays_that_stand_for_huge_ones(tmp_path, kind):
-    small, way = np.zeros(18, np.int64), zipfile.ZIP_STORED
-    if kind == "deflated":
-        members, way = [("a.npy", npy(np.zeros(25_000_000, np.int64)))], zipfile.ZIP_DEFLATED
-    elif kind == "header":
-        members = [("a.npy", npy(small, shape=(10**11,)))]
-    else:
-        members = [("a.npy", npy(small, descr="|O"))]
-    content = npz(members, way)
-    (tmp_path / "x.npz").write_bytes(content)
-    said = "out of proportion|has not the bytes|not one of jaxsep's"
-    with pytest.raises(ValueError, match=said), fuzz.watched(len(content)):
-        read_arrays(tmp_path / "x.npz")
-
-
 # What a report shows.
 
 
@@ -488,7 +456,7 @@ reader("an archive, zip", 80)(packed_files("zip"))
 def test_a_stranger_s_file_is_read_or_refused(times, name, made, tmp_path):
     examples, make = READERS[name]
     file = make(tmp_path, made)
-    named = None if file.errors is Exception else file.named or tmp_path
+    named = file.named or tmp_path
 
     def check(case: bytes) -> str:
         file.path.write_bytes(case)

@@ -235,21 +235,15 @@ def test_a_mistake_stops_every_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    "flags",
     [
-        (
-            ["--processes", "2"],
-            "--coordinator HOST:PORT, --processes N and --process I go together",
-        ),
-        (
-            ["--coordinator", "localhost:1", "--processes", "2", "--process", "2"],
-            "--process is 2, it must be from 0 to 1, below --processes",
-        ),
+        ["--processes", "2"],
+        ["--coordinator", "localhost:1", "--processes", "2", "--process", "2"],
     ],
 )
-def test_half_said_flags_are_refused(tmp_path, capsys, flags, message):
+def test_half_said_flags_are_refused(tmp_path, capsys, flags):
     assert main([*runs.arguments(tmp_path / "run"), *flags]) == 2
-    assert message in capsys.readouterr().err
+    assert "--process I, from 0 to N - 1, go together" in capsys.readouterr().err
 
 
 SRUN = """#!/usr/bin/env bash

@@ -15,7 +15,6 @@ from jaxsep.data.layouts import SPLITS
 from jaxsep.data.packs.corpus import ClassTable, Corpus, frame_size
 from jaxsep.errors import DataError
 
-SHORT_CLIPS = ("pad", "skip")
 CORPORA = ("speech", "environment")  # those that a slot may name
 # A crop is silent when it stays this far below its recording's loudest 0.1 s (-60 dB).
 SILENCE = 1e-6
