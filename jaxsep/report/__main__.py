@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for experiment in experiments:
             labels = [f"{c.label} ({len(c.runs)})" for c in experiment.conditions]
             print(f"{experiment.title}{experiment.flag}: {'; '.join(labels)}", flush=True)
-        report = build(experiments, options.audio)
-        files = render.files(TITLE, report)
+        sections, excerpts = build(experiments, options.audio)
+        files = render.files(TITLE, sections, excerpts)
         write(options.output, files)
     except JaxsepError as error:
         say(f"error: {error}")
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     suffixes = [Path(name).suffix for name in files]
     print(
         f"{display(options.output)}: report.md, report.html, {suffixes.count('.png')} figures, "
-        f"{suffixes.count('.csv')} tables as CSV, {len(report.excerpts)} excerpts to listen to"
+        f"{suffixes.count('.csv')} tables as CSV, {len(excerpts)} excerpts to listen to"
     )
     return 0
 

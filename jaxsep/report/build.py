@@ -1,4 +1,4 @@
-"""A whole report as plain data: a list of sections, and excerpts to listen to.
+"""A whole report as plain data.
 
 What the report says, and in which order, is decided here; how it looks, in `render` and templates/.
 """
@@ -32,16 +32,8 @@ class Section:
     figures: Sequence[Figure] = ()
 
 
-@dataclass(frozen=True)
-class Report:
-    """All that is written."""
-
-    sections: list[Section]
-    excerpts: list[Excerpt]
-
-
-def build(experiments: Sequence[Experiment], audio: str) -> Report:
-    """The report on experiments; audio: whose excerpts are taken, see `chosen_runs`.
+def build(experiments: Sequence[Experiment], audio: str) -> tuple[list[Section], list[Excerpt]]:
+    """Sections, and excerpts to listen to; audio: whose are taken, see `chosen_runs`.
 
     Raises:
       ReportError: a sound file cannot be used.
@@ -50,7 +42,7 @@ def build(experiments: Sequence[Experiment], audio: str) -> Report:
     excerpts = [read_excerpt(*one, folder) for one in chosen for folder in excerpt_folders(one[1])]
     style = figures.styles([label for experiment in experiments for label in experiment.labels])
     sections = [part for e in experiments for part in _sections(e, style)]
-    return Report([*sections, about(experiments, audio)], excerpts)
+    return [*sections, about(experiments, audio)], excerpts
 
 
 def _sections(experiment: Experiment, style: figures.Styles) -> list[Section]:

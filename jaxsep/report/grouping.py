@@ -17,15 +17,10 @@ from jaxsep.report.runs import Run
 
 # Neither a result nor what it is compared on depends on these. The recordings are known by their
 # fingerprints.
-_IGNORED_BY_SECTION = {
-    "data": ("speech_root", "environment_root", "premixed_root", "synthetic", "cache_dir"),
-    "train": ("micro_batch", "workers", "log_every", "checkpoint_minutes"),
-    "model": ("remat",),
-    "evaluation": ("batch_size", "last_epochs"),
-}
-IGNORED = {"seed", "scale"} | {
-    f"{section}.{field}" for section, fields in _IGNORED_BY_SECTION.items() for field in fields
-}
+IGNORED = {"seed", "scale", "model.remat", "evaluation.batch_size", "evaluation.last_epochs"}
+IGNORED |= {f"data.{root}_root" for root in ("speech", "environment", "premixed")}
+IGNORED |= {"data.synthetic", "data.cache_dir", "train.micro_batch", "train.workers"}
+IGNORED |= {"train.log_every", "train.checkpoint_minutes"}
 # Weighting -> the fields of config.weighting that it reads. One that is not in this table is taken
 # to read all of them.
 READ = {

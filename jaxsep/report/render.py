@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 from matplotlib import colormaps
 from PIL import Image
 
-from jaxsep.report.build import Report, Section
+from jaxsep.report.build import Section
 from jaxsep.report.excerpts import Excerpt, Sound
 from jaxsep.report.figures import Figure, draw
 from jaxsep.report.tables import Table
@@ -31,11 +31,11 @@ DECIBELS_SHOWN = 70  # below the loudest point of a mixture's pictures
 MAX_COLUMNS = 800  # of a picture
 
 
-def files(title: str, report: Report) -> dict[str, bytes]:
+def files(title: str, sections: Sequence[Section], excerpts: Sequence[Excerpt]) -> dict[str, bytes]:
     """Name in the output folder -> content; report.md, by which a folder is known, comes last."""
     made: dict[str, bytes | str] = {}
     drawings = {}
-    for section in report.sections:
+    for section in sections:
         shown: list[Table | Figure] = [*section.tables, *section.figures]
         for part in shown:
             if part.numbers is not None:
@@ -45,8 +45,8 @@ def files(title: str, report: Report) -> dict[str, bytes]:
         for figure in section.figures:
             drawings[figure.name], made[f"figures/{figure.name}.png"] = draw(figure)
             made[f"figures/{figure.name}.svg"] = drawings[figure.name]
-    made["report.html"] = page(title, report.sections, report.excerpts, drawings)
-    made["report.md"] = markdown(title, report.sections)
+    made["report.html"] = page(title, sections, excerpts, drawings)
+    made["report.md"] = markdown(title, sections)
     return {
         # Text that is no Unicode, of file names, becomes visible escapes.
         name: content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")

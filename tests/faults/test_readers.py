@@ -94,7 +94,7 @@ def made(tmp_path_factory, reference_dir) -> Made:
     about = {"classes": ["a"]}
     save_bundle(model, params, family="original", fields=FIELDS, sample_rate=8000, about=about)
     slim_run(runs / "run")
-    slim_run(runs / "other", "weighting.name='uniform'", seed=1)
+    slim_run(runs / "other", "weighting.name=uniform", seed=1)
     return Made(model, flatten(params), runs, reference_dir)
 
 
@@ -357,11 +357,11 @@ def test_small_arrays_that_stand_for_huge_ones(tmp_path, kind):
 
 def report_of(folders):
     """A report but for its figures."""
-    report = build(group(read_runs(folders)), "none")
-    for section in report.sections:
+    sections, _ = build(group(read_runs(folders)), "none")
+    for section in sections:
         for table in section.tables:
             table.cells.to_csv().encode()
-    markdown("t", report.sections).encode()
+    markdown("t", sections).encode()
 
 
 def report_file(name: str) -> Callable[[Path, Made], Reader]:

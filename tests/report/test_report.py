@@ -255,13 +255,13 @@ def test_excerpts_come_with_their_scores(tmp_path):
     classes = add_audio(tmp_path / "a")
     add_audio(tmp_path / "b")
     experiments = group(read_runs([tmp_path / name for name in "ba"]))
-    made = build(experiments, "first")
+    sections, excerpts = build(experiments, "first")
     heard = {a: [run.name for _, run in chosen_runs(experiments, a)] for a in ("all", "none")}
     assert heard == {"all": ["a", "b"], "none": []}
-    assert made.sections[-1].text[-1].endswith("(`--audio first`): a.")
-    places = [(excerpt.run, excerpt.place, excerpt.number) for excerpt in made.excerpts]
+    assert sections[-1].text[-1].endswith("(`--audio first`): a.")
+    places = [(excerpt.run, excerpt.place, excerpt.number) for excerpt in excerpts]
     assert places == [("uniform (a)", "worst", 7), ("uniform (a)", "best", 8)]
-    worst, own = made.excerpts[0], scores.reshape(-1, 2)[7]
+    worst, own = excerpts[0], scores.reshape(-1, 2)[7]
     assert worst.score == pytest.approx(own.mean())
     assert worst.input_snr == pytest.approx(MIXED["input_snr"].reshape(-1, 2)[7, 0], abs=1e-4)
     assert worst.classes == [source.name for source in worst.sources] == classes[7]
