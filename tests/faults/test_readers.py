@@ -39,7 +39,7 @@ from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.models.torch_import.convert import from_file
 from jaxsep.open_data import unpack
 from jaxsep.report.build import build
-from jaxsep.report.excerpts import read_excerpts
+from jaxsep.report.excerpts import read_excerpt
 from jaxsep.report.grouping import group
 from jaxsep.report.render import markdown, page
 from jaxsep.report.runs import read_runs
@@ -93,7 +93,7 @@ def made(tmp_path_factory, reference_dir) -> Made:
     about = {"classes": ["a"]}
     save_bundle(model, params, family="original", fields=FIELDS, sample_rate=8000, about=about)
     slim_run(runs / "run")
-    slim_run(runs / "other", "weighting.name='uniform'", seed=1)
+    slim_run(runs / "other", "weighting.name=uniform", seed=1)
     return Made(model, flatten_dict(params, sep="/"), runs, reference_dir)
 
 
@@ -329,11 +329,11 @@ def test_axes_without_values_build_no_network(reference_dir, tmp_path):
 
 def report_of(folders):
     """A report but for its figures."""
-    report = build(group(read_runs(folders)), "none")
-    for section in report.sections:
-        for numbers in section.csvs.values():
-            numbers.to_csv().encode()
-    markdown("t", report.sections).encode()
+    sections, _ = build(group(read_runs(folders)), "none")
+    for section in sections:
+        for table in section.tables:
+            table.cells.to_csv().encode()
+    markdown("t", sections).encode()
 
 
 def report_file(name: str) -> Callable[[Path, Made], Reader]:
@@ -391,7 +391,7 @@ def excerpts(folder: Path, made: Made) -> Reader:
     path = place / "mixture.wav"
     soundfile.write(path, fuzz.np_noise(200), 8000, subtype="FLOAT")
     shown = read_runs([run])[0]
-    read = lambda: page("t", [], read_excerpts("label", shown), {}).encode()  # noqa: E731
+    read = lambda: page("t", [], [read_excerpt("label", shown, place)], {}).encode()  # noqa: E731
     content = path.read_bytes()
     return Reader(path, content, read, damaged(content), ReportError, place)
 
