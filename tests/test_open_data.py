@@ -20,7 +20,7 @@ import pytest
 
 from jaxsep import open_data
 from jaxsep.data.layouts import read_layout
-from jaxsep.data.packs.corpus import open_packed
+from jaxsep.data.packs.format import open_packed
 from jaxsep.open_data import RECORD, SOURCES, peak_bytes
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -31,7 +31,7 @@ def gamma_vector(
 
     Args:
       gamma: name of a class, group or corpus -> value.
-      names, groups, corpora: [classes] by class id, as of `jaxsep.data.packs.corpus.ClassTable`.
+      names, groups, corpora: [classes] by class id, as of `jaxsep.data.packs.format.ClassTable`.
 
     Raises:
       ConfigError: all `gamma_problems`.

@@ -15,8 +15,9 @@ from trees import RATE, noise, write, write_esc50, write_tree, write_wsj0
 
 from jaxsep.data.audio import read_audio
 from jaxsep.data.layouts import SPLITS
-from jaxsep.data.packs.corpus import class_table, frame_energies, open_packed, prepare
-from jaxsep.data.packs.format import pack_paths, unpack_paths
+from jaxsep.data.levels import frame_energies
+from jaxsep.data.packs.format import class_table, open_packed, pack_paths, unpack_paths
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError
 
 
@@ -25,8 +26,8 @@ def packed(tmp_path_factory, recordings_dir):
     """The real recordings, packed: (environment, speech)."""
     cache = tmp_path_factory.mktemp("packed")
     return (
-        prepare(recordings_dir / "ESC-50", "environment", RATE, cache, progress=False),
-        prepare(recordings_dir / "speech", "speech", RATE, cache, progress=False),
+        prepare(recordings_dir / "ESC-50", "environment", RATE, cache),
+        prepare(recordings_dir / "speech", "speech", RATE, cache),
     )
 
 
@@ -93,7 +94,7 @@ def test_a_packed_folder_is_a_root_too(packed):
 MEMORY = """
 import sys
 from pathlib import Path
-from jaxsep.data.packs.corpus import open_packed
+from jaxsep.data.packs.format import open_packed
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 import numpy.lib.format, zipfile
@@ -184,7 +185,7 @@ def test_silence_is_left_out_and_stereo_averaged_in_one_line_each(tmp_path, caps
         write(root / "train" / "c0" / f"silent_{name}.wav", np.zeros(4000))
         write(root / "train" / "c0" / f"stereo_{name}.wav", stereo)
     write(root / "train" / "c1" / "constant.wav", np.full(4000, 0.25))
-    corpus = prepare(root, "environment", RATE, tmp_path / "cache", progress=False)
+    corpus = prepare(root, "environment", RATE, tmp_path / "cache")
     assert len(corpus.paths) == 6 + 2
     assert not [path for path in corpus.paths if "silent" in path or "constant" in path]
     mono = recording(corpus, corpus.paths.index("train/c0/stereo_a.wav"))
@@ -212,7 +213,7 @@ def test_datasets_of_silence_and_of_nonsense_leave_nothing(tmp_path):
 
 def test_wsj0_count_is_printed_beside_the_papers(tmp_path, capsys):
     root = write_wsj0(tmp_path / "root")
-    corpus = prepare(root, "speech", RATE, tmp_path / "cache", progress=False)
+    corpus = prepare(root, "speech", RATE, tmp_path / "cache")
     assert "4 training utterances in WSJ0-2mix (the paper: 14,823)" in capsys.readouterr().err
     assert corpus.class_names == ("011", "050", "051", "20a", "22g", "440", "441", "442", "443")
 
@@ -230,7 +231,7 @@ def stalling(*arguments):
         time.sleep(600)
     return decode(*arguments)
 packing.decode = stalling
-corpus.prepare(sys.argv[1], "speech", 8000, sys.argv[2], progress=False)
+corpus.prepare(sys.argv[1], "speech", 8000, sys.argv[2])
 """
 
 
@@ -252,7 +253,7 @@ def test_a_killed_pack_leaves_nothing_usable(tmp_path):
     # The next pack is whole. What the killed one left is removed after an hour.
     for path in (*left.iterdir(), left):
         os.utime(path, (time.time() - 7200, time.time() - 7200))
-    corpus = prepare(root, "speech", RATE, cache, progress=False)
+    corpus = prepare(root, "speech", RATE, cache)
     assert len(corpus.paths) == 200
     assert list(cache.iterdir()) == [corpus.folder]
 
@@ -295,7 +296,7 @@ def test_a_damaged_pack_is_told_and_made_again(tmp_path, capsys, damage):
     with pytest.raises(DataError, match=said) as caught:
         open_packed(corpus.folder)
     assert str(corpus.folder) in str(caught.value)
-    again = prepare(root, "speech", RATE, cache, progress=False)
+    again = prepare(root, "speech", RATE, cache)
     np.testing.assert_array_equal(again.audio, audio)
     assert "packing again" in capsys.readouterr().err
 

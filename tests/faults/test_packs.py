@@ -18,8 +18,8 @@ from limits import command, small_disk
 from runs import ROOT
 from trees import RATE, noise, write, write_tree, write_wsj0
 
-from jaxsep.data.packs.corpus import open_packed, prepare
-from jaxsep.data.packs.premixed import prepare_premixed
+from jaxsep.data.packs.format import open_packed
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError
 from jaxsep.prepare import main
 
@@ -44,13 +44,13 @@ def test_a_full_disk_at_any_moment_leaves_earlier_packs_and_nothing_else(tmp_pat
             space = os.statvfs(disk)
             filler.write_bytes(bytes((space.f_bavail - pages) * space.f_bsize))
             with pytest.raises(DataError, match=full):
-                prepare(second, "speech", RATE, disk, progress=False)
+                prepare(second, "speech", RATE, disk)
             filler.unlink()
             assert os.listdir(disk) == names, "no temporary folder is left"
         assert contents(disk) == earlier
         open_packed(disk / names[0])
         filler.write_bytes(bytes((os.statvfs(disk).f_bavail - needed) * 4096))
-        assert len(prepare(second, "speech", RATE, disk, progress=False).paths) == 3
+        assert len(prepare(second, "speech", RATE, disk).paths) == 3
 
 
 @pytest.mark.parametrize("name", ["environment", "premixed"])
@@ -78,7 +78,7 @@ def test_files_that_may_not_grow_are_one_line_and_status_2(tmp_path):
 # One process packs again and again, each time in a child that dies at a later step of publishing.
 KILLS = """
 import os, signal, sys
-from jaxsep.data.packs.corpus import prepare
+from jaxsep.data.packs.packing import prepare
 def dying(function, calls, last):
     def call(*arguments):
         calls.append(function.__name__)
@@ -92,7 +92,7 @@ for last in range(1, 99):
         calls = []
         for name in ("fsync", "replace", "rename"):
             setattr(os, name, dying(getattr(os, name), calls, last))
-        prepare(sys.argv[1], "speech", 8000, f"{sys.argv[2]}/{last}", progress=False)
+        prepare(sys.argv[1], "speech", 8000, f"{sys.argv[2]}/{last}")
         print(*calls, flush=True)
         os._exit(0)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
@@ -114,7 +114,7 @@ def test_a_pack_killed_at_any_step_is_whole_or_not_there(tmp_path):
         finished = [path for path in cache.iterdir() if not path.name.startswith(".")]
         assert len(finished) == (number > steps.index("rename") + 1)
         assert all(contents(path) == whole for path in finished)
-        assert contents(prepare(root, "speech", RATE, cache, progress=False).folder) == whole
+        assert contents(prepare(root, "speech", RATE, cache).folder) == whole
 
 
 def test_an_interrupted_pack_leaves_nothing(tmp_path):
@@ -167,7 +167,7 @@ def test_a_recording_changed_without_a_trace_is_noticed_by_verify(tmp_path, caps
 @pytest.mark.parametrize("change", ["add", "delete", "content"])
 def test_a_changed_premixed_set_is_packed_again(tmp_path, change):
     base = write_wsj0(tmp_path / "wsj0") / "2speakers/wav8k/min"
-    first = prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "packs")
+    first = prepare(tmp_path / "wsj0", "premixed", RATE, tmp_path / "packs")
     for role in ("mix", "s1", "s2"):
         if change == "add":
             write(base / "tr" / role / "022a0101_1.0_40na010b_-1.0.wav", noise(5, 4000))
@@ -175,7 +175,7 @@ def test_a_changed_premixed_set_is_packed_again(tmp_path, change):
             (base / "cv" / role / "050a0501_0.3_051a0502_-0.3.wav").unlink()
     if change == "content":
         write(base / "tt/s2/442c0203_0.1_443c0204_-0.1.wav", noise(6, 9500))
-    second = prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "packs")
+    second = prepare(tmp_path / "wsj0", "premixed", RATE, tmp_path / "packs")
     assert second.fingerprint != first.fingerprint
     assert second.folder != first.folder
 
@@ -232,13 +232,13 @@ def test_the_checksums_are_of_what_lies_there(pack):
 
 MANY = """
 import resource, sys, time
-from jaxsep.data.packs.corpus import prepare
+from jaxsep.data.packs.packing import prepare
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, began = peak(), time.perf_counter()
-prepare(sys.argv[1], "speech", 8000, sys.argv[2], progress=False)
+prepare(sys.argv[1], "speech", 8000, sys.argv[2])
 packed, grown = time.perf_counter() - began, peak() - before
 began = time.perf_counter()
-corpus = prepare(sys.argv[1], "speech", 8000, sys.argv[2], progress=False)
+corpus = prepare(sys.argv[1], "speech", 8000, sys.argv[2])
 print(len(corpus.paths), packed, time.perf_counter() - began, grown)
 """
 

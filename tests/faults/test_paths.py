@@ -20,8 +20,7 @@ from jaxsep import separate
 from jaxsep.config import load as settings
 from jaxsep.data.audio import audio_info, read_audio
 from jaxsep.data.layouts import read_layout
-from jaxsep.data.packs.corpus import prepare
-from jaxsep.data.packs.premixed import prepare_premixed
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
 from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.main import main
@@ -73,7 +72,7 @@ def test_folders_of_classes_whose_names_are_too_long_for_excerpts(tmp_path):
 def test_roles_are_names_of_folders(tmp_path, roles):
     root = write_libri2mix(tmp_path / "libri")
     with pytest.raises(DataError, match=r"data\.premixed_roles: .* cannot be the name of a class"):
-        prepare_premixed(root, RATE, tmp_path / "cache", roles=roles)
+        prepare(root, "premixed", RATE, tmp_path / "cache", roles=roles)
 
 
 OPENED: list[str] = []

@@ -17,8 +17,7 @@ from limits import command, limited
 from trees import RATE, noise, write, write_tree, write_wsj0
 
 from jaxsep.data.audio import read_audio
-from jaxsep.data.packs.corpus import prepare
-from jaxsep.data.packs.premixed import prepare_premixed
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError
 from jaxsep.files import display
 from jaxsep.prepare import main
@@ -170,11 +169,11 @@ def test_a_mixture_of_which_one_role_is_bad_is_left_out_whole(tmp_path, capsys):
     ]
     assert main([*arguments, "--skip-bad"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["left", "out", "2"]
-    left = prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "packs")
+    left = prepare(tmp_path / "wsj0", "premixed", RATE, tmp_path / "packs")
     for role in ("mix", "s1", "s2"):
         (base / "tr" / role / cut).unlink()
         (base / "tt" / role / missing).unlink(missing_ok=True)
-    clean = prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "packs")
+    clean = prepare(tmp_path / "wsj0", "premixed", RATE, tmp_path / "packs")
     for name in ("audio", "offsets", "lengths", "classes", "splits", "snr", "contents"):
         np.testing.assert_array_equal(getattr(left, name), getattr(clean, name))
     assert (left.paths, left.class_names) == (clean.paths, clean.class_names)
@@ -208,7 +207,7 @@ def test_odd_but_sound_recordings_are_taken(tmp_path, name, content, channels, a
     samples, number = read_audio(path, RATE)
     assert number == channels
     np.testing.assert_allclose(samples, SOUND, atol=atol, rtol=0)
-    corpus = prepare(tmp_path, "speech", RATE, tmp_path / "packs", progress=False)
+    corpus = prepare(tmp_path, "speech", RATE, tmp_path / "packs")
     assert sorted(corpus.paths) == sorted([f"train/c0/{name}", "train/c0/link.wav"])
     np.testing.assert_array_equal(corpus.audio, np.tile(samples, 2))
 
@@ -219,7 +218,7 @@ def test_files_that_are_not_taken_are_told_in_one_line(tmp_path, capsys):
         (root / "train/c0" / name).write_bytes(b"x")
     write(root / "train" / "homeless.wav", SOUND)
     (root / "train/c0/more").symlink_to(root / "val")
-    corpus = prepare(root, "speech", RATE, tmp_path / "packs", progress=False)
+    corpus = prepare(root, "speech", RATE, tmp_path / "packs")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("speech: not taken: 3 .mp3, ")
     others = {"1 .m4a", "1 without suffix", "1 links to folders", "1 .wav outside of a class"}
@@ -230,7 +229,7 @@ def test_files_that_are_not_taken_are_told_in_one_line(tmp_path, capsys):
 def test_files_beside_mixtures_are_told_too(tmp_path, capsys):
     write_wsj0(tmp_path)
     (tmp_path / "2speakers/wav8k/min/tr/s1/extra.mp3").write_bytes(b"x")
-    prepare_premixed(tmp_path, RATE, tmp_path / "packs", progress=False)
+    prepare(tmp_path, "premixed", RATE, tmp_path / "packs")
     assert capsys.readouterr().err == "premixed: not taken: 1 .mp3\n"
 
 
@@ -239,7 +238,7 @@ def test_a_recording_without_permission_is_listed(tmp_path):
     root = write_tree(tmp_path / "root", classes=1, clips=1)
     (root / "train/c0/0.wav").chmod(0)
     with pytest.raises(DataError, match="Permission denied"):
-        prepare(root, "speech", RATE, tmp_path / "packs", progress=False)
+        prepare(root, "speech", RATE, tmp_path / "packs")
 
 
 @pytest.mark.parametrize("name", ["speech", "premixed"])

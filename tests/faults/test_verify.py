@@ -17,23 +17,22 @@ from jaxsep.data.checks.verify import (
     check_speakers,
     verify,
 )
-from jaxsep.data.packs.corpus import prepare
-from jaxsep.data.packs.premixed import prepare_premixed
+from jaxsep.data.packs.packing import prepare
 from jaxsep.prepare import main
 
 
 def checked(packed, root: Path) -> dict[str, Check]:
-    checks = verify(packed, root, progress=False)
+    checks = verify(packed, root)
     assert len({check.name for check in checks}) == len(checks)
     return {check.name: check for check in checks}
 
 
 def corpus(root: Path, cache: Path, name: str = "speech") -> dict[str, Check]:
-    return checked(prepare(root, name, RATE, cache, progress=False), root)
+    return checked(prepare(root, name, RATE, cache), root)
 
 
 def premixed(root: Path, cache: Path, **options) -> dict[str, Check]:
-    return checked(prepare_premixed(root, RATE, cache, progress=False, **options), root)
+    return checked(prepare(root, "premixed", RATE, cache, **options), root)
 
 
 def speakers_apart(root: Path) -> Path:
