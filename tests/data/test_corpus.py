@@ -1,6 +1,5 @@
 """Packing: what is in a pack, when it is made again, what is said, and how a damaged one ends."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from trees import RATE, noise, write, write_esc50, write_tree, write_wsj0
 from jaxsep.data.audio import read_audio
 from jaxsep.data.layouts import SPLITS
 from jaxsep.data.levels import frame_energies
-from jaxsep.data.packs.format import class_table, open_packed, pack_paths, unpack_paths
+from jaxsep.data.packs.format import class_table, open_packed, write_index
 from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError
 
@@ -77,8 +76,6 @@ def test_the_class_table_covers_all_splits_of_all_corpora(packed):
     assert table.corpora == ("environment",) * 50 + ("speech",) * 261
     assert table.names[:50] == environment.class_names
     assert table.groups[table.names.index("rain")] == "natural_soundscapes"
-    with pytest.raises(DataError, match="must differ"):
-        class_table([speech, speech])
 
 
 def test_a_packed_folder_is_a_root_too(packed):
@@ -193,12 +190,12 @@ def test_silence_is_left_out_and_stereo_averaged_in_one_line_each(tmp_path, caps
     averaged, silent = capsys.readouterr().err.splitlines()
     assert "2 files have several channels, averaged (as train/c0/stereo_a.wav: 2)" in averaged
     assert "3 of 11 recordings are digital silence" in silent
-    assert corpus.left_out[0] == ("train/c0/silent_a.wav", "digital silence")
+    assert corpus.left_out["train/c0/silent_a.wav"] == "digital silence"
 
 
 def test_datasets_of_silence_and_of_nonsense_leave_nothing(tmp_path):
     write(tmp_path / "silence" / "train" / "c0" / "0.wav", np.zeros(800))
-    with pytest.raises(DataError, match=r"data.environment_root: .* nothing but silence"):
+    with pytest.raises(DataError, match=r"data.environment_root: .* no sound that can be used"):
         prepare(tmp_path / "silence", "environment", RATE, tmp_path / "cache")
     root = write_tree(tmp_path / "root", classes=1, clips=1)
     for number in range(12):
@@ -221,17 +218,17 @@ def test_wsj0_count_is_printed_beside_the_papers(tmp_path, capsys):
 # Stalls at the 100th of 200 recordings, so that the pack is not over before it is killed.
 KILLED = """
 import sys, time
-from jaxsep.data.packs import corpus, packing
-decode, count = packing.decode, 0
+from jaxsep.data.packs import packing
+read, count = packing.read_audio, 0
 def stalling(*arguments):
     global count
     count += 1
     if count == 100:
         print("stalled", flush=True)
         time.sleep(600)
-    return decode(*arguments)
-packing.decode = stalling
-corpus.prepare(sys.argv[1], "speech", 8000, sys.argv[2])
+    return read(*arguments)
+packing.read_audio = stalling
+packing.prepare(sys.argv[1], "speech", 8000, sys.argv[2])
 """
 
 
@@ -248,7 +245,7 @@ def test_a_killed_pack_leaves_nothing_usable(tmp_path):
     (left,) = cache.iterdir()
     assert left.name.startswith(".speech-8000-")
     assert (left / "audio.f32").stat().st_size > 1e5, "it was in the middle of it"
-    with pytest.raises(DataError, match="corpus"):
+    with pytest.raises(DataError, match="cannot be read as a pack"):
         open_packed(left)
     # The next pack is whole. What the killed one left is removed after an hour.
     for path in (*left.iterdir(), left):
@@ -267,22 +264,14 @@ def test_the_folder_of_a_pack_still_being_written_is_left_alone(tmp_path):
     assert sorted(path.name for path in cache.iterdir()) == [f".{name}.tmp-1-a", name]
 
 
-def edit_header(folder: Path, **changes) -> None:
-    header = json.loads((folder / "corpus.json").read_text())
-    (folder / "corpus.json").write_text(json.dumps(header | changes))
-
-
 DAMAGES = {
-    "version": (lambda folder: edit_header(folder, version=0), "format version 0; must be"),
-    "entry": (lambda folder: edit_header(folder, kind="premixed"), r"corpus.json: is damaged .its"),
-    "no header": (lambda folder: (folder / "corpus.json").unlink(), "corpus.json: cannot be read"),
-    "text": (lambda folder: (folder / "corpus.json").write_text("{"), "corpus.json: cannot be re"),
-    "list": (lambda folder: (folder / "corpus.json").write_text("[]"), "format version None"),
-    "short audio": (lambda folder: os.truncate(folder / "audio.f32", 4000), "has 4000 bytes; must"),
-    "odd audio": (lambda folder: os.truncate(folder / "audio.f32", 3), "has 3 bytes; must be 4 ×"),
-    "no audio": (lambda folder: (folder / "audio.f32").unlink(), "audio.f32: cannot be read"),
-    "short index": (lambda folder: os.truncate(folder / "index.npz", 900), "index.npz: is damaged"),
-    "no index": (lambda folder: (folder / "index.npz").unlink(), "index.npz: is damaged"),
+    "no index": (lambda folder: (folder / "index.npz").unlink(), "No such file"),
+    "short index": (lambda folder: os.truncate(folder / "index.npz", 900), "not a zip file"),
+    "version": (lambda folder: write_index(folder, version=0), "format version 0; must be 4"),
+    "entry": (lambda folder: write_index(folder, name="speech"), "missing .* required"),
+    "short audio": (lambda folder: os.truncate(folder / "audio.f32", 4000), "has 1,000 samples"),
+    "odd audio": (lambda folder: os.truncate(folder / "audio.f32", 3), "multiple"),
+    "no audio": (lambda folder: (folder / "audio.f32").unlink(), "No such file"),
 }
 
 
@@ -306,11 +295,6 @@ def test_caches_and_rates_that_cannot_be(tmp_path):
     root = write_tree(tmp_path / "root", clips=1)
     with pytest.raises(DataError, match=r"cache.*cannot be written"):
         prepare(root, "speech", RATE, tmp_path / "cache")
-    for rate in (0, -8000, 8000.5):
-        with pytest.raises(DataError, match=r"data.sample_rate: is .* positive integer"):
+    for rate in (0, -8000):
+        with pytest.raises(DataError, match=r"data.sample_rate: is .* must be 1 to 1,000,000"):
             prepare(root, "speech", rate, tmp_path / "cache")
-
-
-def test_names_of_any_bytes_survive():
-    names = ["a.wav", "über/x y.wav", os.fsdecode(b"caf\xe9\n.wav")]
-    assert unpack_paths(pack_paths(names)) == tuple(names)

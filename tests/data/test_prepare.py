@@ -79,4 +79,4 @@ def test_unreadable_files_give_one_list_and_status_2(tmp_path, capsys, name):
 def test_roles_are_for_premixed_sets(tmp_path, capsys):
     write(tmp_path / "root" / "train" / "c0" / "0.wav", np.ones(100))
     assert main([str(tmp_path / "root"), "--name", "speech", "--roles", "mix,s1"]) == 2
-    assert "--roles: is 'mix,s1'; must be used with --name premixed only" in capsys.readouterr().err
+    assert "--roles: is 'mix,s1'; it is for --name premixed only" in capsys.readouterr().err
