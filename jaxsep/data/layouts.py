@@ -337,21 +337,11 @@ LIBRI_UTTERANCE = re.compile(r"\d+-\d+-\d+")
 
 
 def find_roles(folder: Path) -> tuple[str, ...]:
-    """The roles of a split folder where none are named: the mixture's, then s1, s2, ...
-
-    Raises:
-        DataError: there is no mixture or no s1.
-    """
+    """The roles of a split folder where none are named: the mixture's, then s1, s2, ...; () where
+    there is no mixture or no source."""
     mixtures = [role for role in MIXTURE_ROLES if (folder / role).is_dir()]
-    sources: list[str] = []
-    while (folder / f"s{len(sources) + 1}").is_dir():
-        sources.append(f"s{len(sources) + 1}")
-    if not mixtures or not sources:
-        raise DataError(
-            f"data.premixed_root: {display(folder)} holds no mixture or no s1; "
-            f"known: {KNOWN_PREMIXED}"
-        )
-    return (mixtures[0], *sources)
+    sources = [f"s{n}" for n in range(1, 10) if (folder / f"s{n}").is_dir()]
+    return (mixtures[0], *sources) if mixtures and sources else ()
 
 
 def _read_premixed(
@@ -363,15 +353,11 @@ def _read_premixed(
     """Mixtures by folder and name. A file that only some roles have is named for all of them, and
     reported when it is read."""
     for split, folder in folders:
-        if len(roles) < 2 or len(set(roles)) < len(roles):
+        missing = [role for role in roles if not (folder / role).is_dir()]
+        if missing or len(set(roles)) < max(2, len(roles)):
             raise DataError(
-                f"data.premixed_roles: is {list(roles)}; "
-                f"must be a mixture role, then one or more source roles, all different"
-            )
-        if missing := [role for role in roles if not (folder / role).is_dir()]:
-            raise DataError(
-                f"data.premixed_roles: {missing[0]!r} has no folder in {display(folder)}; "
-                f"every role needs one"
+                f"data.premixed_roles: is {roles} for {display(folder)}; must be folders in it, "
+                f"all different: one of mixtures ({', '.join(MIXTURE_ROLES)}), and of their sources"
             )
         place = os.path.relpath(folder, root)
         names = {name for role in roles for name in _sound_files(folder / role, others)}

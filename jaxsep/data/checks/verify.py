@@ -52,7 +52,11 @@ def verify(pack: Pack, root: str | os.PathLike) -> list[Check]:
         checks = [Check("source files", "not checked: this is the pack itself")]
     else:
         checks = list(_dataset_checks(pack, places, root))
-    checks += [_check_lengths(pack.lengths / pack.sample_rate), *_check_audio(pack, places)]
+    seconds = pack.lengths / pack.sample_rate
+    shortest, median, longest = np.quantile(seconds, (0, 0.5, 1))
+    lengths = f"shortest {shortest:.2f} s, median {median:.2f} s, longest {longest:.2f} s"
+    checks.append(Check("lengths", f"{lengths}; {(seconds < 1).sum():,} shorter than 1 s"))
+    checks += _check_audio(pack, places)
     speakers = [
         (name, (split, f"{name} ({path})"))
         for (split, path), classes in zip(places, pack.classes, strict=True)
@@ -127,15 +131,6 @@ def _first_of_splits(places: Iterable[tuple[Hashable, Place]]) -> list[Iterable[
     for thing, (split, path) in places:
         first[thing].setdefault(split, path)
     return [splits.items() for splits in first.values()]
-
-
-def _check_lengths(seconds: np.ndarray) -> Check:
-    shortest, median, longest = np.quantile(seconds, (0, 0.5, 1))
-    return Check(
-        "lengths",
-        f"shortest {shortest:.2f} s, median {median:.2f} s, longest {longest:.2f} s; "
-        f"{int((seconds < 1).sum()):,} shorter than 1 s",
-    )
 
 
 def _check_audio(pack: Pack, places: Sequence[Place]) -> Iterator[Check]:

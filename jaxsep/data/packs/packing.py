@@ -123,7 +123,7 @@ def prepare(
 
 
 def _open(folder: Path) -> Pack:
-    """`open_packed`, and one line on the recordings that the pack does not hold, if there are any."""
+    """`open_packed`, and one line on the recordings that the pack lacks, if there are any."""
     pack = open_packed(folder)
     for path, reason in list(pack.left_out.items())[:1]:
         say(
