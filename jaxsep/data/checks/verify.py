@@ -68,7 +68,8 @@ def verify(pack: Pack, root: str | os.PathLike) -> list[Check]:
     table = root / ESC50_TABLE
     if pack.layout == "esc50" and table.is_file():
         clips = {clip["filename"]: clip for clip in read_esc50_table(table)}
-        sources = [(clips[os.path.basename(path)], (split, path)) for split, path in places]
+        named = [(clips.get(os.path.basename(path)), (split, path)) for split, path in places]
+        sources = [(clip, place) for clip, place in named if clip]
         # As published, 209698 serves clock_alarm and clock_tick, 234879 hen and rooster.
         for name, columns, apart in (
             ("source recordings", ("src_file", "category"), tuple(combinations(SPLITS, 2))),
