@@ -180,6 +180,8 @@ def _reading(path: str | os.PathLike) -> Iterator[None]:
         yield
     except DataError:
         raise
+    except FileNotFoundError as error:
+        raise DataError(f"{display(path)}: cannot be read as sound (no such file)") from error
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
         texts = getattr(error, "error_string", ""), getattr(error, "strerror", ""), str(error)
         reason = next(filter(None, texts), type(error).__name__).splitlines()[-1].strip()

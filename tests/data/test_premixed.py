@@ -235,7 +235,7 @@ DAMAGES = {
 @pytest.mark.parametrize(
     ("act", "roles", "said"),
     [
-        ("no file", (), rf"cv/s2/{ONE}: cannot be read as sound \(No such file"),
+        ("no file", (), rf"cv/s2/{ONE}: cannot be read as sound \(no such file"),
         ("short", (), rf"cv/mix/{ONE}: its roles have 10000, 9999, 10000 samples"),
         ("garbled", (), r"cv/s1/050a0501.*cannot be read as sound"),
         ("no role", (), r"data.premixed_roles: is .*'s2'\) for .*cv; must be folders in it"),

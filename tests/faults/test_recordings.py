@@ -72,7 +72,7 @@ BAD = {
 NO_FILES = {
     "folder.wav": (Path.mkdir, "is no regular file"),
     "pipe.wav": (os.mkfifo, "is no regular file"),
-    "dangling.wav": (lambda path: path.symlink_to("nowhere"), "No such file"),
+    "dangling.wav": (lambda path: path.symlink_to("nowhere"), "no such file"),
     "loop.wav": (lambda path: path.symlink_to("loop.wav"), "Too many levels of symbolic links"),
 }
 
