@@ -30,8 +30,8 @@ import pooch
 from tqdm.utils import CallbackIOWrapper
 
 from jaxsep.console import progress, say
-from jaxsep.data.packs.corpus import prepare
 from jaxsep.data.packs.format import describe
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError, JaxsepError, RunError
 from jaxsep.files import atomic_folder, default_cache, display
 

@@ -20,7 +20,7 @@ import pytest
 
 from jaxsep import open_data
 from jaxsep.data.layouts import read_layout
-from jaxsep.data.packs.corpus import open_packed
+from jaxsep.data.packs.format import open_packed
 from jaxsep.open_data import RECORD, SOURCES, peak_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,15 +95,15 @@ def listing(folder):
 
 def assert_complete(root):
     """Every recording is where jaxsep looks for it, bit for bit, and packed; no archive is left."""
-    _, rows = read_layout(root / "speech", "speech")
-    speakers = [(row.split, row.class_name) for row in rows]
+    rows = read_layout(root / "speech", "speech").rows
+    speakers = [(row.split, row.classes[0][0]) for row in rows]
     expected = [("train", "19"), ("train", "26"), ("val", "84"), ("test", "61")]
     assert sorted(speakers) == sorted(2 * expected)
     assert (root / "speech/train/19/19-198-0000.flac").read_bytes() == archives.flac(19_198)
-    layout, clips = read_layout(root / "ESC-50", "environment")
+    layout, clips, *_ = read_layout(root / "ESC-50", "environment")
     assert layout == "esc50"
     assert sorted(row.split for row in clips) == ["test", "train", "train", "val"]
-    assert (root / "ESC-50" / clips[0].path).read_bytes() == archives.clip(0)
+    assert (root / "ESC-50" / clips[0].paths[0]).read_bytes() == archives.clip(0)
     assert os.listdir(root / "downloads") == ["lock"]
     assert sorted(os.listdir(root / "speech")) == ["test", "train", "val"]
     cache = root.parent / "cache"

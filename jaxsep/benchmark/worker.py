@@ -23,7 +23,8 @@ from jaxsep.benchmark.protocol import Case, Repeat, resident_bytes, serve
 from jaxsep.data.mixtures.batches import batches
 from jaxsep.data.mixtures.dynamic import draw, render
 from jaxsep.data.mixtures.sampler import make_pool
-from jaxsep.data.packs.corpus import class_table, open_packed, prepare
+from jaxsep.data.packs.format import class_table, open_packed
+from jaxsep.data.packs.packing import prepare
 from jaxsep.data.synthetic import make_demo
 from jaxsep.objective import weighting
 from jaxsep.training.devices import Devices

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxsep.config.schema import closest
-from jaxsep.data.packs.corpus import ClassTable
+from jaxsep.data.packs.format import ClassTable
 
 
 def gamma_problems(gamma: Mapping[str, float], table: ClassTable) -> list[str]:

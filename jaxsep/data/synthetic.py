@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsep.data.audio import write_wav
-from jaxsep.data.packs.corpus import SYNTHETIC_MARKER
+from jaxsep.data.layouts import SYNTHETIC_MARKER
 from jaxsep.errors import DataError
 from jaxsep.files import atomic_folder, display, read_json
 

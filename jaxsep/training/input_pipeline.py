@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from jaxsep.data import synthetic as demo
-from jaxsep.data.layouts import KNOWN, check_root
+from jaxsep.data.layouts import check_root
 from jaxsep.data.mixtures import batches
 from jaxsep.data.mixtures.dynamic import Arrays, draw, render
 from jaxsep.data.mixtures.premixed import PremixedPool, make_premixed_pool
 from jaxsep.data.mixtures.recipes import load_recipes, save_recipes
 from jaxsep.data.mixtures.sampler import Pool, make_pool
-from jaxsep.data.packs.corpus import ClassTable, Corpus, class_table, prepare
-from jaxsep.data.packs.premixed import premixed_table, prepare_premixed
+from jaxsep.data.packs.format import ClassTable, Pack, class_table
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError, together
 from jaxsep.files import default_cache
 from jaxsep.training.devices import Devices
@@ -168,16 +168,16 @@ def open_pipeline(
     pools: dict[str, Pool | PremixedPool] = {}
     cache_dir = Path(data.cache_dir or default_cache())
     if data.premixed_root:
-        premixed = prepare_premixed(
-            data.premixed_root, data.sample_rate, cache_dir, roles=data.premixed_roles
+        premixed = prepare(
+            data.premixed_root, "premixed", data.sample_rate, cache_dir, roles=data.premixed_roles
         )
-        table, synthetic = premixed_table(premixed), False
+        table, synthetic = class_table([premixed]), premixed.synthetic
         for split in splits:
             segment = data.segment_seconds if split == "train" else None
             pools[split] = make_premixed_pool(premixed, split=split, segment_seconds=segment)
     else:
         corpora = _open_corpora(data, cache_dir)
-        table = class_table(list(corpora.values()))
+        table = class_table(corpora.values())
         synthetic = any(corpus.synthetic for corpus in corpora.values())
         for split in splits:
             pools[split] = make_pool(
@@ -221,7 +221,7 @@ def _check_lengths(pools: Mapping[str, Pool | PremixedPool], segment_seconds: fl
         raise DataError(together(problems))
 
 
-def _open_corpora(data: Any, cache_dir: Path) -> dict[str, Corpus]:
+def _open_corpora(data: Any, cache_dir: Path) -> dict[str, Pack]:
     roots = {"speech": data.speech_root, "environment": data.environment_root}
     named = {part.split(":")[0].strip() for slot in data.slots for part in slot.split(",")}
     if unknown := sorted(named - roots.keys()):
@@ -239,7 +239,7 @@ def _open_corpora(data: Any, cache_dir: Path) -> dict[str, Corpus]:
             )
         elif roots[name]:
             try:
-                check_root(Path(roots[name]), field, KNOWN)
+                check_root(Path(roots[name]), name)
             except DataError as error:
                 problems.append(str(error))
     if problems:

@@ -8,7 +8,7 @@ import pytest
 
 from jaxsep.config.load import differences, from_json, load, override, to_json
 from jaxsep.config.names import gamma_problems, gamma_vector
-from jaxsep.data.packs.corpus import ClassTable
+from jaxsep.data.packs.format import ClassTable
 from jaxsep.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

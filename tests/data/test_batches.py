@@ -11,7 +11,8 @@ from trees import RATE, write_tree
 from jaxsep.data.mixtures.batches import batches, eval_batches, steps_per_epoch
 from jaxsep.data.mixtures.dynamic import draw, render
 from jaxsep.data.mixtures.sampler import make_pool
-from jaxsep.data.packs.corpus import class_table, prepare
+from jaxsep.data.packs.format import class_table
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError
 
 
@@ -67,7 +68,7 @@ def test_real_batches_are_the_same_from_any_start_and_with_any_threads(tmp_path,
         "segment_seconds": 0.25,
         "max_snr_db": 5.0,
     }
-    pool = make_pool(corpora, class_table(list(corpora.values())), **settings)
+    pool = make_pool(corpora, class_table(corpora.values()), **settings)
 
     def load(epoch, indices):
         return render(pool, draw(pool, 0, epoch, indices))

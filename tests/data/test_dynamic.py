@@ -9,7 +9,8 @@ from trees import RATE, noise, write, write_tree
 from jaxsep.data.mixtures.dynamic import draw, render
 from jaxsep.data.mixtures.recipes import TYPES, load_recipes, save_recipes
 from jaxsep.data.mixtures.sampler import make_pool
-from jaxsep.data.packs.corpus import class_table, prepare
+from jaxsep.data.packs.format import class_table
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError
 
 
@@ -17,10 +18,8 @@ from jaxsep.errors import DataError
 def corpora(tmp_path_factory, recordings_dir):
     cache = tmp_path_factory.mktemp("packed")
     return {
-        "environment": prepare(
-            recordings_dir / "ESC-50", "environment", RATE, cache, progress=False
-        ),
-        "speech": prepare(recordings_dir / "speech", "speech", RATE, cache, progress=False),
+        "environment": prepare(recordings_dir / "ESC-50", "environment", RATE, cache),
+        "speech": prepare(recordings_dir / "speech", "speech", RATE, cache),
     }
 
 
@@ -41,7 +40,7 @@ def pool_of(corpora, **settings):
         "segment_seconds": 1.0,
         "max_snr_db": 30.0,
     }
-    return make_pool(corpora, class_table(list(corpora.values())), **(defaults | settings))
+    return make_pool(corpora, class_table(corpora.values()), **(defaults | settings))
 
 
 def equal(left, right) -> bool:

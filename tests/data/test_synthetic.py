@@ -9,7 +9,8 @@ import soundfile
 
 from jaxsep.data.mixtures.dynamic import draw, render
 from jaxsep.data.mixtures.sampler import make_pool
-from jaxsep.data.packs.corpus import class_table, prepare
+from jaxsep.data.packs.format import class_table
+from jaxsep.data.packs.packing import prepare
 from jaxsep.data.synthetic import ENVIRONMENTS, make_demo, speech
 from jaxsep.errors import DataError
 
@@ -24,10 +25,7 @@ def demo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def corpora(demo, tmp_path_factory):
     cache = tmp_path_factory.mktemp("packed")
-    return {
-        name: prepare(demo / name, name, 8000, cache, progress=False)
-        for name in ("speech", "environment")
-    }
+    return {name: prepare(demo / name, name, 8000, cache) for name in ("speech", "environment")}
 
 
 def sounds(folder: Path) -> dict[str, np.ndarray]:
@@ -140,7 +138,7 @@ def test_a_voice_has_its_pitch(pitch):
 
 
 def test_it_mixes(corpora):
-    table = class_table(list(corpora.values()))
+    table = class_table(corpora.values())
     for slots in (("speech", "environment"), ("speech", "speech"), ("environment", "environment")):
         for split in ("train", "val", "test"):
             pool = make_pool(

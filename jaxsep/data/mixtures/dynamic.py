@@ -17,6 +17,7 @@ from functools import singledispatch
 import numpy as np
 
 from jaxsep.data.layouts import SPLITS
+from jaxsep.data.levels import remove_mean
 from jaxsep.data.mixtures.recipes import Arrays, uniforms
 from jaxsep.data.mixtures.sampler import (
     REDRAWS,
@@ -27,8 +28,6 @@ from jaxsep.data.mixtures.sampler import (
     pick_recording,
 )
 
-# What is left of a constant after its float32 mean is removed is rounding noise, not sound.
-ROUNDING = 1e-10
 # Random numbers of a slot: its turn to be active, corpus, class, recording, tries for an offset.
 PER_SLOT = 4 + 1 + REDRAWS
 NO_POOL = "pool is a {}; must come from make_pool or make_premixed_pool"
@@ -153,23 +152,3 @@ def copy_segment(signal: np.ndarray, offset: int, out: np.ndarray) -> None:
     out[:] = 0.0
     if stop > start:
         out[start - offset : stop - offset] = signal[start:stop]
-
-
-def remove_mean(block: np.ndarray) -> np.ndarray:
-    """Remove the mean of each row of `block` [N,T] in place; returns the power left, float64 [N].
-
-    A constant row becomes exactly zero, with power 0.
-    """
-    means = block.mean(axis=1, keepdims=True)
-    block -= means
-    power = np.einsum("nt,nt->n", block, block).astype(np.float64) / block.shape[1]
-    power[power <= ROUNDING * means[:, 0].astype(np.float64) ** 2] = 0.0
-    block[power == 0] = 0.0
-    return power
-
-
-def power_ratio(power: np.ndarray) -> float:
-    """Power of source 0 to source 1, dB; 0 where there is no such ratio."""
-    if power.size < 2 or power[:2].min() <= 0:
-        return 0.0
-    return float(10 * np.log10(power[0] / power[1]))

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxsep.data.layouts import PREMIXED_FIELD, PREMIXED_SPLITS, SPLITS
-from jaxsep.data.mixtures.dynamic import copy_segment, draw, power_ratio, remove_mean, render
+from jaxsep.data.layouts import PREMIXED_SPLITS, SPLITS
+from jaxsep.data.levels import power_ratio, remove_mean
+from jaxsep.data.mixtures.dynamic import copy_segment, draw, render
 from jaxsep.data.mixtures.recipes import Arrays, uniforms
 from jaxsep.data.mixtures.sampler import AnyPool, pick, segment_samples
-from jaxsep.data.packs.premixed import Premixed, premixed_table
+from jaxsep.data.packs.format import Pack, class_table
 from jaxsep.errors import DataError
 
 
@@ -27,13 +28,13 @@ class PremixedPool(AnyPool):
       whole: True: index i is mixture i at its full length. False: random crops in random order.
     """
 
-    source: Premixed
+    source: Pack
     mixtures: np.ndarray
     whole: bool
 
 
 def make_premixed_pool(
-    premixed: Premixed, *, split: str, segment_seconds: float | None
+    premixed: Pack, *, split: str, segment_seconds: float | None
 ) -> PremixedPool:
     """The pool of one split of a premixed set, for `dynamic.draw` and `dynamic.render`.
 
@@ -49,7 +50,7 @@ def make_premixed_pool(
     mixtures = np.flatnonzero(premixed.splits == SPLITS.index(split))
     if not mixtures.size:
         raise DataError(
-            f"{PREMIXED_FIELD}: has no {split} mixtures; "
+            f"data.premixed_root: has no {split} mixtures; "
             f"needed: one of the folders {', '.join(PREMIXED_SPLITS[split])}"
         )
     if segment_seconds is None:
@@ -57,7 +58,7 @@ def make_premixed_pool(
     else:
         num_samples = segment_samples(segment_seconds, premixed.sample_rate)
     return PremixedPool(
-        table=premixed_table(premixed),
+        table=class_table([premixed]),
         split=split,
         num_samples=num_samples,
         num_sources=len(premixed.roles) - 1,

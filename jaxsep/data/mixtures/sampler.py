@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxsep.data.layouts import SPLITS
-from jaxsep.data.packs.corpus import ClassTable, Corpus, frame_size
+from jaxsep.data.levels import frame_size
+from jaxsep.data.packs.format import ClassTable, Pack
 from jaxsep.errors import DataError
 
 CORPORA = ("speech", "environment")  # those that a slot may name
@@ -73,7 +74,7 @@ class Pool(AnyPool):
       count_cdf: [N] cumulative probabilities of 1...N active slots.
     """
 
-    corpora: tuple[Corpus, ...]
+    corpora: tuple[Pack, ...]
     candidates: tuple[Candidates, ...]
     max_snr_db: float
     priors: np.ndarray
@@ -81,7 +82,7 @@ class Pool(AnyPool):
 
 
 def make_pool(
-    corpora: Mapping[str, Corpus],
+    corpora: Mapping[str, Pack],
     table: ClassTable,
     *,
     split: str,
@@ -201,7 +202,7 @@ def count_probabilities(active_counts: Sequence[float], slots: int) -> np.ndarra
     return counts
 
 
-def _candidates(corpus: Corpus, table: ClassTable, split: int, shortest: int) -> Candidates:
+def _candidates(corpus: Pack, table: ClassTable, split: int, shortest: int) -> Candidates:
     eligible = np.flatnonzero((corpus.splits == split) & (corpus.lengths >= shortest))
     recordings = eligible[np.argsort(corpus.classes[eligible], kind="stable")]
     classes, starts = np.unique(corpus.classes[recordings], return_index=True)
@@ -244,7 +245,7 @@ def pick_recording(uniform: np.ndarray, candidates: Candidates, classes: np.ndar
 
 def pick_offset(
     uniform: np.ndarray,
-    corpus: Corpus,
+    corpus: Pack,
     loud_before: np.ndarray,
     recordings: np.ndarray,
     num_samples: int,
@@ -271,7 +272,7 @@ def pick_offset(
 
 
 def _frames_of_crop(
-    corpus: Corpus, recordings: np.ndarray, offsets: np.ndarray, num_samples: int
+    corpus: Pack, recordings: np.ndarray, offsets: np.ndarray, num_samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """First and last + 1 of the 0.1 s frames of the corpus that lie wholly in the crops.
 
@@ -287,7 +288,7 @@ def _frames_of_crop(
     return first, np.clip(base + np.where(none, -(-end // size), last), base, top)
 
 
-def _loudest_offset(corpus: Corpus, recording: int, num_samples: int) -> int:
+def _loudest_offset(corpus: Pack, recording: int, num_samples: int) -> int:
     """Offset, on the grid of 0.1 s, of the crop with the most energy."""
     size, length = frame_size(corpus.sample_rate), int(corpus.lengths[recording])
     frames = slice(corpus.energy_offsets[recording], corpus.energy_offsets[recording + 1])
