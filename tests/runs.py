@@ -105,7 +105,7 @@ def assert_same_run(workdir: Path, other: Path) -> None:
     for kind in ("train", "val", "test"):
         ours, theirs = (
             [
-                {k: v for k, v in record.items() if k not in ("examples_per_s", "wait_share")}
+                {k: v for k, v in record.items() if k not in ("step_seconds", "wait_seconds")}
                 for record in records(folder, kind)
             ]
             for folder in (workdir, other)

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from jaxsep.config import load as settings
+from jaxsep.data.packs.corpus import ClassTable
 from jaxsep.evaluation.statistics import average, quantile_names, summarise_rows
 from jaxsep.evaluation.tables import write_csv
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("anna", "bert", "dog", "rain", "bell")
 GROUPS = ("speech", "speech", "animals", "nature", "things")
 CORPORA = ("speech", "speech", "environment", "environment", "environment")
+TABLE = ClassTable(NAMES, GROUPS, CORPORA)
 BY_SLOT = {"speech": (0, 1), "environment": (2, 3, 4)}
 MIXTURES = 60
 
@@ -64,16 +66,13 @@ def slim_run(
     rows = recipe(settled.data.slots, eval_seed=eval_seed)
     scores = np.random.default_rng([seed, 3]).normal(5.0, 4.0, rows["index"].size).round(4) + shift
     rows |= {"si_sdri": scores, "si_sdr": scores + 1.0}
-    tests = [
-        summarise_rows({**rows, "si_sdri": scores + change}, NAMES, CORPORA)
-        for change in (-0.5, 0.5)
-    ]
+    tests = [summarise_rows({**rows, "si_sdri": scores + change}, TABLE) for change in (-0.5, 0.5)]
     summary = {
         "jaxsep": "0.1.0",
         "num_epochs": 4,
         "data": {"kind": kind, "fingerprints": ["a" * 64, "b" * 64]},
         "training": {"epochs": 4, "steps": 240, "seconds": 90.0, "parameters": 1234},
-        "test": {"si_sdri": summarise_rows(rows, NAMES, CORPORA)},
+        "test": {"si_sdri": summarise_rows(rows, TABLE)},
         "test_last": {"si_sdri": tests[1]},
         "test_last_epochs": {"si_sdri": average(tests)},
     }
@@ -92,7 +91,7 @@ def slim_run(
     (folder / "config.json").write_text(settings.to_json(settled))
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    write_csv(folder / "evaluation" / "test.csv", rows, NAMES, GROUPS, CORPORA, data=kind)
+    write_csv(folder / "evaluation" / "test.csv", rows, TABLE, kind)
     return scores
 
 

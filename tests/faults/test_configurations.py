@@ -165,8 +165,7 @@ def attempt(config: Path, workdir: Path) -> Components | None:
 def one_step(parts: Components) -> None:
     """A real step on a real batch, whose results are all numbers."""
     devices, train = Devices(), parts.config.train
-    tx, step = build_step(parts, devices)
-    batches = parts.sets.train_batches(
+    batches = parts.pipeline.train_batches(
         devices,
         seed=parts.config.seed,
         batch_size=train.batch_size,
@@ -175,8 +174,8 @@ def one_step(parts: Components) -> None:
     )
     try:
         _, _, batch = next(batches)
-        before = devices.copy(fresh_state(parts, tx))
-        state, metrics = devices.train_step(step)(before, batch, np.int32(train.num_epochs - 1))
+        before = devices.copy(fresh_state(parts))
+        state, metrics = devices.train_step(build_step(parts, devices))(before, batch, np.int32(train.num_epochs - 1))
     finally:
         batches.close()
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values()), metrics

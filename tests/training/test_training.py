@@ -22,10 +22,10 @@ from runs import (
 )
 
 import jaxsep
+from jaxsep.config import load as settings
 from jaxsep.inference.bundle import load_bundle
 from jaxsep.main import main
 from jaxsep.training.build import build, fresh_state, params_to_start_from
-from jaxsep.training.state import make_optimizer
 from jaxsep.training.workdir import read_config
 
 pytestmark = pytest.mark.usefixtures("pack_cache")
@@ -156,7 +156,7 @@ def test_gradient_accumulation_changes_nothing_but_rounding(tmp_path):
         fields = {"train__micro_batch": micro_batch, "train__num_epochs": 1}
         assert main(arguments(tmp_path / name, "robust.py", **fields)) == 0
     components = build(read_config(tmp_path / "whole"))
-    fresh = fresh_state(components, make_optimizer(1.0, clip_norm=0))
+    fresh = fresh_state(components)
     whole, parts, first = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
         for state in (last_state(tmp_path / "whole"), last_state(tmp_path / "parts"), fresh)
@@ -178,19 +178,12 @@ def test_starts_from_a_trained_run_and_from_published_weights(
         last_state(workdir).params,
         origin,
     )
-    config = read_config(workdir)
     published = reference_dir / "improved_sudormrf_module.pt"
-    config.train.init_from = str(published)
-    config.model.update(
-        family="improved",
-        out_channels=16,
-        in_channels=24,
-        num_blocks=2,
-        upsampling_depth=3,
-        enc_kernel_size=21,
-        enc_num_basis=32,
-    )
-    assert jax.tree.leaves(params_to_start_from(build(config)))
+    fields = {"family": "improved", "out_channels": 16, "in_channels": 24, "num_blocks": 2}
+    fields |= {"upsampling_depth": 3, "enc_kernel_size": 21, "enc_num_basis": 32}
+    options = {f"model__{name}": value for name, value in fields.items()}
+    words = arguments(workdir, train__init_from=published, **options)
+    assert jax.tree.leaves(params_to_start_from(build(settings.load(words[1], words[4:]))))
     for wrong in (published, tmp_path / "nothing", tmp_path / "nothing.pt"):
         assert main(arguments(tmp_path / "wrong", train__init_from=wrong)) == 2
         assert "error: train.init_from: " in capsys.readouterr().err
