@@ -60,7 +60,10 @@ def make_eval_step(
 
 
 def evaluate(
-    eval_step: Callable[..., dict[str, Any]], params: Any, batches: Iterable[dict[str, Any]]
+    eval_step: Callable[..., dict[str, Any]],
+    params: Any,
+    batches: Iterable[dict[str, Any]],
+    before_each: Callable[[], None] = lambda: None,
 ) -> Rows:
     """One row per active source of every valid example, in the order of the batches.
 
@@ -68,6 +71,7 @@ def evaluate(
       eval_step: see `make_eval_step`; jitted.
       params: the network's parameters.
       batches: what the step takes; valid is False for the padding examples of the last batch.
+      before_each: called before each batch; what it raises ends the evaluation.
 
     Returns:
       Columns, name -> array [rows]: index of the mixture and slot in it, class_id, num_active
@@ -75,6 +79,7 @@ def evaluate(
     """
     parts: list[Rows] = []
     for batch in batches:
+        before_each()
         scores = jax.device_get(eval_step(params, batch))
         example, slot = np.nonzero(scores["active"] & scores["valid"][:, None])
         parts.append(

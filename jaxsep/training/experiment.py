@@ -7,8 +7,6 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import jaxsep
 from jaxsep.config.schema import Config
 from jaxsep.console import say
@@ -53,31 +51,23 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         params, summary = devices.in_turn(begin)
         summary = devices.tell(summary)
         if summary is None:
-            if devices.first:
-                announce(components, workdir)
+            chosen, kind = config.weighting, components.pipeline.kind
+            classes = f"{len(components.pipeline.table.names)} classes"
+            weighting = f"{chosen.name} weighting per {chosen.granularity}"
             held.enter_context(writing(workdir))
             trainer = held.enter_context(closing(Trainer(components, workdir, devices, params)))
+            trainer.say(f"{workdir}: {weighting}; {classes}, {kind}")
             try:
                 trainer.fit()
                 summary = conclude(trainer)
             except Interrupted as signal:
+                trainer.save()
                 step = int(trainer.state.step)
                 trainer.say(f"{signal}: saved at step {step}; the same command goes on from here")
                 raise
     if devices.first:
         print(report(summary, workdir))
     return summary
-
-
-def announce(components: Components, workdir: Path) -> None:
-    """Say in a line or two what is about to happen."""
-    config, corpora = components.config, components.pipeline.table.corpora
-    classes = ", ".join(f"{corpora.count(name)} {name} classes" for name in sorted(set(corpora)))
-    mixtures = "premixed" if config.data.premixed_root else " + ".join(config.data.slots)
-    weighting = f"{config.weighting.name} weighting per {config.weighting.granularity}"
-    say(f"{workdir}: {weighting}; mixtures: {mixtures}; {classes}")
-    if components.pipeline.kind == "synthetic":
-        say("the sound is synthetic: no figure of this run says anything about recordings")
 
 
 @contextmanager
@@ -150,7 +140,7 @@ def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
 
 
 def replay_run(overrides: Sequence[str], workdir: Path) -> None:
-    """Take the kept skipped steps of a run again, and print which mixtures are not finite.
+    """Examine the mixtures of the kept skipped steps of a run, and print which are not finite.
 
     Args:
       overrides: see `jaxsep.training.workdir.own_config`; the recordings must be the run's.
@@ -160,13 +150,10 @@ def replay_run(overrides: Sequence[str], workdir: Path) -> None:
       ConfigError, DataError: something does not fit, such as recordings that are not the run's.
       RunError: what was kept of a step is damaged.
     """
-    devices = Devices()
-    if jax.process_count() > 1:
-        raise ConfigError(f"--mode replay takes one process, there are {jax.process_count()}")
     config = own_config(workdir, overrides, "replay")
     if not (workdir / replay.FOLDER).is_dir():
         print(f"{workdir}: no step was skipped: there is nothing to replay")
         return
-    components = build(config, devices=devices.count)
+    components = build(config)
     components.pipeline.check_recipes(workdir / "recipes")
-    replay.replay(components, workdir, devices)
+    replay.replay(components, workdir)

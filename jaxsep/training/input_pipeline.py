@@ -142,7 +142,7 @@ def open_pipeline(
             pools[split] = make_pool(corpora, table, split=split, **options)
     counts = {"val": data.mixtures_val, "test": data.mixtures_test}
     recipes = {}
-    for split in counts.keys() & pools.keys():
+    for split in sorted(counts.keys() & pools.keys(), reverse=True):
         indices = np.arange(pools[split].num_mixtures or counts[split])
         recipes[split] = draw(pools[split], data.eval_seed, 0, indices)
     pad = max(1, round(pad_seconds * data.sample_rate))

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxsep import console
 from jaxsep.config.schema import Config
-from jaxsep.errors import Interrupted, JaxsepError, RunError
+from jaxsep.errors import JaxsepError, RunError
 from jaxsep.evaluation.evaluate import Rows, evaluate, make_eval_step
 from jaxsep.evaluation.statistics import metric, summarise_rows
 from jaxsep.training import checkpoint, replay
@@ -63,25 +63,18 @@ def make_score(
       Interrupted: a signal arrived.
     """
     size = devices.round_up(config.evaluation.batch_size)
-    jitted = devices.eval_step(make_eval_step(module.apply, zero_mean=config.loss.zero_mean))
+    eval_step = devices.eval_step(make_eval_step(module.apply, zero_mean=config.loss.zero_mean))
 
     def score(params: Any, split: str) -> tuple[Rows, dict[str, Any]]:
-        bar = console.progress(
-            unit="mixture",
-            total=pipeline.recipes[split]["index"].size,
+        batches = console.progress(
+            pipeline.eval_batches(devices, split, size),
+            total=-(-pipeline.recipes[split]["index"].size // size),
+            unit="batch",
             desc=split,
             leave=False,
             disable=not devices.first,
         )
-
-        def eval_step(params: Any, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-            stop.check()
-            scores = jitted(params, batch)
-            bar.update(np.sum(scores["valid"]))
-            return scores
-
-        with bar:
-            rows = evaluate(eval_step, params, pipeline.eval_batches(devices, split, size))
+        rows = evaluate(eval_step, params, batches, before_each=stop.check)
         bad = np.unique(rows["index"][~np.isfinite(rows["si_sdr"])])
         if bad.size:
             raise RunError(
@@ -190,27 +183,23 @@ class Trainer:
         """Train and validate to the last epoch, or until patience ends.
 
         Raises:
-          Interrupted: a signal arrived, and the run is saved.
+          Interrupted: a signal arrived, between two steps or two batches of an evaluation.
           RunError: too many steps in a row were skipped, or something cannot be written.
         """
         progress, train = self.progress, self.components.config.train
-        try:
-            while progress.epoch < train.num_epochs:
-                if 0 < train.patience < progress.epoch - progress.best_epoch:
-                    return  # the last `patience` epochs brought nothing better
-                started = time.monotonic()
-                self.train_epoch()
-                self.save()  # scoring a large validation set takes a while
-                line = self.validate_epoch()
-                progress.epoch, progress.step = progress.epoch + 1, 0
-                self.save()
-                took = time.monotonic() - started
-                left = took * (train.num_epochs - progress.epoch) / 60
-                epoch = f"epoch {progress.epoch:3d}/{train.num_epochs}"
-                self.say(f"{epoch}  {line}  {took:.0f} s, {left:.1f} min left")
-        except Interrupted:
+        while progress.epoch < train.num_epochs:
+            if 0 < train.patience < progress.epoch - progress.best_epoch:
+                break  # the last `patience` epochs brought nothing better
+            started = time.monotonic()
+            self.train_epoch()
+            self.save()  # scoring a large validation set takes a while
+            line = self.validate_epoch()
+            progress.epoch, progress.step = progress.epoch + 1, 0
             self.save()
-            raise
+            took = time.monotonic() - started
+            left = took * (train.num_epochs - progress.epoch) / 60
+            epoch = f"epoch {progress.epoch:3d}/{train.num_epochs}"
+            self.say(f"{epoch}  {line}  {took:.0f} s, {left:.1f} min left")
 
     def train_epoch(self) -> None:
         """Take the rest of the current epoch's steps; save when a checkpoint is due."""
@@ -316,7 +305,7 @@ class Trainer:
         if config.train.num_epochs - epoch <= config.evaluation.last_epochs:
             test = self.score(params, "test")[1]
             self.record("test", **_headline(test))
-            progress.tests = {**progress.tests, str(epoch): test}
+            progress.tests[str(epoch)] = test
         if progress.best is None or value > progress.best:
             progress.best, progress.best_epoch = value, epoch
             self.save("best")

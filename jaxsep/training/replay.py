@@ -20,8 +20,7 @@ from jaxsep.data.mixtures.dynamic import Arrays, draw, render
 from jaxsep.data.mixtures.sampler import Pool
 from jaxsep.evaluation.tables import table
 from jaxsep.training import checkpoint
-from jaxsep.training.build import Components, build_loss, build_step, fresh_state
-from jaxsep.training.devices import Devices
+from jaxsep.training.build import Components, build_loss, fresh_state
 from jaxsep.training.state import TrainState
 
 FOLDER = "skipped"
@@ -67,14 +66,13 @@ def _command(components: Components, workdir: Path) -> str:
     return f"python -m jaxsep.main --mode replay --workdir {workdir}{trust}"
 
 
-def replay(components: Components, workdir: Path, devices: Devices) -> None:
-    """Take every kept step again, and print what each of its mixtures does by itself.
+def replay(components: Components, workdir: Path) -> None:
+    """Print what each mixture of every kept step does by itself.
 
     Raises:
       RunError: a kept step is damaged.
     """
     config, pool = components.config, components.pipeline.pools["train"]
-    train_step = devices.train_step(build_step(components, devices))
     loss_fn, like = build_loss(components), fresh_state(components)
 
     @jax.jit
@@ -90,15 +88,7 @@ def replay(components: Components, workdir: Path, devices: Devices) -> None:
         epoch, size = place["epoch"], config.train.batch_size
         indices = np.arange(place["step"] * size, (place["step"] + 1) * size)
         recipes = draw(pool, config.seed, epoch, indices)
-        batch = render(pool, recipes)
-        own_rows = {name: array[devices.rows(size)] for name, array in batch.items()}
-        metrics = train_step(devices.copy(state), devices.divide(own_rows), np.int32(epoch))[1]
-        again = "skipped again" if metrics["skipped"] else "finite with the state that was kept"
-        print(
-            f"\nepoch {epoch + 1}, step {place['step'] + 1}: loss {float(metrics['loss']):.4g} dB, "
-            f"gradient norm {float(metrics['grad_norm']):.4g}: {again}"
-        )
-        lines, bad = [], []
+        batch, lines, bad = render(pool, recipes), [], []
         for n in progress_bar(range(size), unit="mixture", leave=False):
             one = {name: array[n : n + 1] for name, array in batch.items()}
             loss, norm, finite = jax.device_get(examine(state.params, one))
@@ -106,6 +96,7 @@ def replay(components: Components, workdir: Path, devices: Devices) -> None:
                 bad.append(str(indices[n]))
             numbers = [f"{loss:.2f}", f"{norm:.3g}", "finite" if finite else "not finite"]
             lines.append([str(indices[n]), *numbers, _recordings(pool, recipes, n)])
+        print(f"\nepoch {epoch + 1}, step {place['step'] + 1}")
         print(table(["mixture", "loss (dB)", "|gradient|", "estimates", "recordings"], lines))
         print(f"not finite: mixture {', '.join(bad)}" if bad else "each by itself is finite")
 

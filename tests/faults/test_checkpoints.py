@@ -8,8 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from limits import fill, small_disk
 from runs import arguments, assert_same, assert_same_run, last_state, summary
 
@@ -44,11 +42,6 @@ def folder(pair, tmp_path):
     return shutil.copytree(pair, tmp_path / "copy")
 
 
-def files_of(pair):
-    newest = pair / "last" / "2"
-    return sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file())
-
-
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -68,13 +61,11 @@ def epoch_of(folder):
 
 DAMAGES = {
     "one bit of each file flipped": ("*", flip),
-    "the last byte cut off": (PROGRESS, lambda path: path.write_bytes(path.read_bytes()[:-1])),
     "each file emptied": ("*", lambda path: path.write_text("")),
     "a file deleted": (PROGRESS, Path.unlink),
     "a file more": ("", lambda newest: (newest / "state" / "more").write_text("x")),
     "the state deleted": ("", lambda newest: shutil.rmtree(newest / "state")),
     "the manifest deleted": (MANIFEST, Path.unlink),
-    "all deleted but the folder": ("", lambda newest: [shutil.rmtree(newest), newest.mkdir()]),
     "a file in its place": ("", lambda newest: [shutil.rmtree(newest), newest.write_text("x")]),
 }
 
@@ -82,11 +73,12 @@ DAMAGES = {
 @pytest.mark.parametrize("name", DAMAGES)
 def test_the_one_before_a_damaged_checkpoint_is_taken(pair, tmp_path, capsys, name):
     where, damage = DAMAGES[name]
-    places = files_of(pair) if where == "*" else [Path(where)]
-    assert len(places) >= (10 if where == "*" else 1)
-    for number, place in enumerate(places):
+    newest = pair / "last" / "2"
+    files = sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file())
+    assert len(files) >= 10
+    for number, file in enumerate(files if where == "*" else [where]):
         folder = shutil.copytree(pair, tmp_path / str(number))
-        damage(folder / "last" / "2" / place)
+        damage(folder / "last" / "2" / file)
         assert epoch_of(folder) == 1
         said = capsys.readouterr().err
         assert f"warning: {folder}/last/2 cannot be used (" in said
@@ -96,16 +88,6 @@ def test_the_one_before_a_damaged_checkpoint_is_taken(pair, tmp_path, capsys, na
     assert epoch_of(folder) == 3
     assert names(folder) == ["1", "2", "2.damaged"]
     assert capsys.readouterr().err == ""
-
-
-def test_where_all_are_damaged_nothing_is_made_up(folder):
-    for number in (1, 2):
-        flip(folder / "last" / str(number) / PROGRESS)
-    with pytest.raises(
-        RunError, match=r"last/2 cannot be used.*last/1 cannot be used.*None is left"
-    ):
-        epoch_of(folder)
-    assert names(folder) == ["1", "2"]
 
 
 def test_a_checkpoint_that_a_kill_cut_short_is_no_checkpoint(folder, tmp_path):
@@ -162,30 +144,6 @@ def test_a_write_that_fails_in_the_middle_costs_no_checkpoint_but_the_new_one(fo
     assert epoch_of(folder) == 2
 
 
-@pytest.mark.slow
-@given(
-    place=st.integers(0, 100),
-    changes=st.lists(
-        st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=20
-    ),
-)
-@settings(max_examples=3000)
-def test_no_change_of_bytes_gives_another_state(pair, tmp_path_factory, place, changes):
-    """Any change of any file: the newest is damaged and the one before taken, or means the same."""
-    folder = tmp_path_factory.getbasetemp() / "mutated"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(pair, folder)
-    path = folder / "last" / "2" / files_of(pair)[place % len(files_of(pair))]
-    before = path.read_bytes()
-    content = bytearray(before)
-    for position, byte in changes:
-        content[position % len(content)] = byte
-    path.write_bytes(content)
-    # Only the manifest has bytes without meaning, its white space.
-    same = bytes(content) == before or path.name == MANIFEST
-    assert epoch_of(folder) in ((1, 2) if same else (1,))
-
-
 @pytest.fixture
 def unconcluded(finished_run, tmp_path):
     """A copy of a run of two epochs that has yet to write its results."""
@@ -240,7 +198,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew_by_itself(u
     paths = [path for path in unconcluded.rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in paths if path.name not in rewritten}
     assert main(arguments(unconcluded)) == 1
-    assert "None is left: a run without" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("cannot be used") == 2
+    assert "None is left: a run without" in error
     assert {path: path.read_bytes() for path in before} == before
     shutil.rmtree(unconcluded / "checkpoints")
     assert main(arguments(unconcluded, train__num_epochs=1)) == 0

@@ -107,7 +107,6 @@ def test_a_run_survives_steps_with_a_non_finite_loss_and_replays_them(
     assert "--mode replay takes only" in capsys.readouterr().err
     assert main(replay) == 0
     shown = capsys.readouterr().out
-    assert shown.count("loss nan dB, gradient norm nan: skipped again") == len(places)
     assert "not finite: mixture 6\n" in shown
     assert "not finite: mixture 17, 19\n" in shown
 
