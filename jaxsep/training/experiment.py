@@ -14,7 +14,7 @@ from jaxsep.errors import ConfigError, DataError, Interrupted, ModelError, RunEr
 from jaxsep.evaluation.tables import distribution_table, write_csv
 from jaxsep.inference.bundle import load_bundle
 from jaxsep.training import checkpoint, replay
-from jaxsep.training.build import Components, build, build_pipeline, params_to_start_from
+from jaxsep.training.build import build, build_pipeline, params_to_start_from
 from jaxsep.training.devices import Devices
 from jaxsep.training.loop import Trainer, make_score
 from jaxsep.training.results import conclude, describe, finished, report, write_summary
