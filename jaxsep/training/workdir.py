@@ -56,20 +56,21 @@ def claim(workdir: Path, components: Components, held: ExitStack) -> None:
 
 def _lock(workdir: Path, held: ExitStack) -> None:
     """Keep other runs out. The system releases the lock when the process ends, however it ends."""
-    lock = held.enter_context((workdir / LOCK).open("a+", encoding="utf-8"))
+    # Without a buffer: on a full disk its rest would be written, and fail, once more on closing.
+    lock = held.enter_context((workdir / LOCK).open("ab+", buffering=0))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.seek(0)
+        owner = lock.read(200).decode(errors="replace").strip()
         raise ConfigError(
-            f"--workdir {workdir}: another run is at work there ({lock.read(200).strip()}); "
+            f"--workdir {workdir}: another run is at work there ({owner}); "
             "wait for it, or use another folder"
         ) from error
     except OSError as error:  # a network disk without locks
         say(f"warning: {workdir} cannot be locked ({error.strerror}): keep other runs out")
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {platform.node()}\n")
-    lock.flush()
+    lock.write(f"process {os.getpid()} on {platform.node()}\n".encode())
 
 
 def read_config(workdir: Path) -> Config:
