@@ -10,7 +10,7 @@ import optax
 
 from jaxsep import models
 from jaxsep.config.names import gamma_problems, gamma_vector
-from jaxsep.config.schema import Config, Weighting, check_devices
+from jaxsep.config.schema import Config, check_devices
 from jaxsep.data.mixtures.batches import steps_per_epoch
 from jaxsep.data.mixtures.dynamic import draw
 from jaxsep.errors import ConfigError, together
@@ -37,14 +37,16 @@ MAX_PARAMETERS = 2**30  # a training state holds three copies, and the gradient
 class Components:
     """What a configuration is made into.
 
-    model_fields: those that `module` was made of. schedule: step -> learning rate, of `tx`.
+    model_fields: those that `module` was made of. loss_fn: (params, batch) -> (losses, metrics).
+    schedule: step -> learning rate, of `tx`.
     """
 
     config: Config
     pipeline: InputPipeline
     module: Any
     model_fields: dict[str, Any]
-    weighting: Any
+    loss_fn: LossFn
+    weighting: weightings.Weighting
     schedule: Callable[[int], Any]
     tx: optax.GradientTransformation
     steps_per_epoch: int
@@ -75,8 +77,11 @@ def build(config: Config, *, devices: int = 1) -> Components:
     # Frozen parameters are those that a loss with means removed cannot see.
     frozen = getattr(module, "FROZEN", ()) if config.loss.zero_mean else ()
     tx = make_optimizer(schedule, clip_norm=train.clip_norm, frozen=frozen)
+    loss_fn = separation_loss_fn(
+        module.apply, granularity=config.weighting.granularity, **config.loss.model_dump()
+    )
     weighting = build_weighting(config, pipeline)
-    return Components(config, pipeline, module, fields, weighting, schedule, tx, steps)
+    return Components(config, pipeline, module, fields, loss_fn, weighting, schedule, tx, steps)
 
 
 def build_module(config: Config) -> tuple[Any, dict[str, Any]]:
@@ -117,7 +122,7 @@ def data_problems(config: Config, pipeline: InputPipeline) -> list[str]:
             f"train.best_metric is {best!r}, it must be one of {', '.join(legal[:14])}, "
             "or another class of val"
         )
-    if "class_bias" not in _named(chosen):
+    if "class_bias" not in _named(config):
         return problems
     if unknown := gamma_problems(chosen.gamma, table.names, table.groups, table.corpora):
         return problems + unknown
@@ -135,8 +140,9 @@ def data_problems(config: Config, pipeline: InputPipeline) -> list[str]:
     return problems
 
 
-def _named(weighting: Weighting) -> tuple[str, ...]:
-    return weighting.factors if weighting.name == "product" else (weighting.name,)
+def _named(config: Config) -> tuple[str, ...]:
+    name, factors = config.weighting.name, config.weighting.factors
+    return factors if name == "product" else (name,)
 
 
 def _gamma(config: Config, pipeline: InputPipeline) -> np.ndarray:
@@ -157,41 +163,38 @@ def build_pipeline(
     return pipeline
 
 
-def build_weighting(config: Config, pipeline: InputPipeline) -> Any:
+def build_weighting(config: Config, pipeline: InputPipeline) -> weightings.Weighting:
     """The weighting that config.weighting names."""
-    factors = [_factor(name, config, pipeline) for name in _named(config.weighting)]
-    return factors[0] if config.weighting.name != "product" else weightings.product(*factors)
-
-
-def _factor(name: str, config: Config, pipeline: InputPipeline) -> Any:
     chosen, table = config.weighting, pipeline.table
-    match name:
-        case "uniform":
-            return weightings.uniform()
-        case "robust":
-            return weightings.robust(chosen.alpha)
-        case "curriculum":
-            start, slope = chosen.beta
-            epochs = config.train.num_epochs
-            return weightings.curriculum(weightings.paper_beta(epochs, start=start, slope=slope))
-        case "class_bias":
-            return weightings.class_bias(_gamma(config, pipeline))
-        case "cvar":
-            return weightings.cvar(chosen.fraction)
-        case "threshold":
-            return weightings.threshold(chosen.threshold_db)
-        case "group_dro":
-            labels = {"class": table.names, "group": table.groups, "corpus": table.corpora}
-            groups = np.unique(labels[chosen.dro_groups], return_inverse=True)[1]
-            return weightings.group_dro(groups, step_size=chosen.dro_step)
-    raise ConfigError(f"weighting.name is {name!r}, which is no weighting")
+
+    def curriculum() -> weightings.Weighting:
+        start, slope = chosen.beta
+        beta = weightings.paper_beta(config.train.num_epochs, start=start, slope=slope)
+        return weightings.curriculum(beta)
+
+    def group_dro() -> weightings.Weighting:
+        labels = {"class": table.names, "group": table.groups, "corpus": table.corpora}
+        groups = np.unique(labels[chosen.dro_groups], return_inverse=True)[1]
+        return weightings.group_dro(groups, step_size=chosen.dro_step)
+
+    makers: dict[str, Callable[[], weightings.Weighting]] = {
+        "uniform": weightings.uniform,
+        "robust": lambda: weightings.robust(chosen.alpha),
+        "curriculum": curriculum,
+        "class_bias": lambda: weightings.class_bias(_gamma(config, pipeline)),
+        "cvar": lambda: weightings.cvar(chosen.fraction),
+        "threshold": lambda: weightings.threshold(chosen.threshold_db),
+        "group_dro": group_dro,
+    }
+    factors = [makers[name]() for name in _named(config)]
+    return factors[0] if chosen.name != "product" else weightings.product(*factors)
 
 
 def build_step(components: Components, devices: Devices) -> Callable[..., Any]:
     """(state, batch, epoch) -> (state, metrics), not yet jitted."""
     config, corpora = components.config, components.pipeline.table.corpora
     return make_train_step(
-        build_loss(components),
+        components.loss_fn,
         components.weighting,
         components.tx,
         has_aux=True,
@@ -199,17 +202,6 @@ def build_step(components: Components, devices: Devices) -> Callable[..., Any]:
         micro_batch=config.train.micro_batch // devices.count,
         axis=devices.axis,
         members={name: np.array(corpora) == name for name in set(corpora)},
-    )
-
-
-def build_loss(components: Components) -> LossFn:
-    """(params, batch) -> (losses, metrics)."""
-    config = components.config
-    return separation_loss_fn(
-        components.module.apply,
-        granularity=config.weighting.granularity,
-        improvement=config.loss.improvement,
-        zero_mean=config.loss.zero_mean,
     )
 
 

@@ -140,20 +140,19 @@ def open_pipeline(
         table = class_table(list(corpora.values()))
         for split in splits:
             pools[split] = make_pool(corpora, table, split=split, **options)
-    counts = {"val": data.mixtures_val, "test": data.mixtures_test}
     recipes = {}
-    for split in sorted(counts.keys() & pools.keys(), reverse=True):
-        indices = np.arange(pools[split].num_mixtures or counts[split])
-        recipes[split] = draw(pools[split], data.eval_seed, 0, indices)
+    for split, count in (("val", data.mixtures_val), ("test", data.mixtures_test)):
+        if split in pools:
+            indices = np.arange(pools[split].num_mixtures or count)
+            recipes[split] = draw(pools[split], data.eval_seed, 0, indices)
+            if recipes[split]["active"].sum(axis=1).max() < 2:
+                raise DataError(
+                    f"no mixture of {split} has two sources that sound, and SI-SDR improvement "
+                    f"needs them: data.slots is {data.slots}, "
+                    f"data.active_counts {data.active_counts}"
+                )
     pad = max(1, round(pad_seconds * data.sample_rate))
-    pipeline = InputPipeline(pools, recipes, pad, "synthetic" if synthetic else "recordings")
-    for split in recipes:
-        if not pipeline.scored_classes(split):
-            raise DataError(
-                f"no mixture of {split} has two sources that sound, and SI-SDR improvement needs "
-                f"them: data.slots is {data.slots}, data.active_counts {data.active_counts}"
-            )
-    return pipeline
+    return InputPipeline(pools, recipes, pad, "synthetic" if synthetic else "recordings")
 
 
 def _open_corpora(data: Any, cache_dir: Path) -> dict[str, Corpus]:

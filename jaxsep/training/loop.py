@@ -50,12 +50,9 @@ class Progress:
     skipped: int = 0
 
 
-Score = Callable[[Any, str], tuple[Rows, dict[str, Any]]]
-
-
 def make_score(
     config: Config, pipeline: InputPipeline, module: Any, devices: Devices, stop: Stop
-) -> Score:
+) -> Callable[[Any, str], tuple[Rows, dict[str, Any]]]:
     """score(params, split) -> rows and summaries of all of 'val' or 'test', in every process.
 
     Raises, when called:

@@ -20,7 +20,7 @@ from jaxsep.data.mixtures.dynamic import Arrays, draw, render
 from jaxsep.data.mixtures.sampler import Pool
 from jaxsep.evaluation.tables import table
 from jaxsep.training import checkpoint
-from jaxsep.training.build import Components, build_loss, fresh_state
+from jaxsep.training.build import Components, fresh_state
 from jaxsep.training.state import TrainState
 
 FOLDER = "skipped"
@@ -73,7 +73,7 @@ def replay(components: Components, workdir: Path) -> None:
       RunError: a kept step is damaged.
     """
     config, pool = components.config, components.pipeline.pools["train"]
-    loss_fn, like = build_loss(components), fresh_state(components)
+    loss_fn, like = components.loss_fn, fresh_state(components)
 
     @jax.jit
     def examine(params: Any, batch: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
