@@ -144,7 +144,6 @@ def refused(config: Path, workdir: Path, message: str) -> None:
 def one_step(parts: Components) -> None:
     """A real step on a real batch, whose results are all finite."""
     devices, train = Devices(), parts.config.train
-    tx, step = build_step(parts, devices)
     batches = parts.pipeline.train_batches(
         devices,
         seed=parts.config.seed,
@@ -154,8 +153,9 @@ def one_step(parts: Components) -> None:
     )
     with contextlib.closing(batches):
         _, _, batch = next(batches)
-        before = devices.copy(fresh_state(parts, tx))
-        state, metrics = devices.train_step(step)(before, batch, np.int32(train.num_epochs - 1))
+        before = devices.copy(fresh_state(parts))
+        step = devices.train_step(build_step(parts, devices))
+        state, metrics = step(before, batch, np.int32(train.num_epochs - 1))
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values()), metrics
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
