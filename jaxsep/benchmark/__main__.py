@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxsep.benchmark import peer
-from jaxsep.benchmark.measure import OURS, Case, measure, run, table
+from jaxsep.benchmark.measure import OURS, Case, run, summarise, table
 from jaxsep.benchmark.suites import SUITES
 from jaxsep.console import progress, say
-from jaxsep.errors import ConfigError, JaxsepError
+from jaxsep.errors import JaxsepError
 from jaxsep.files import atomic_file
 
 
@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     try:
         benchmark(options)
-    except JaxsepError as error:
+    except (JaxsepError, OSError) as error:  # OSError: -o cannot be written
         say(f"error: {error}")
-        return error.exit_status
+        return getattr(error, "exit_status", 2)
     except KeyboardInterrupt:
         say("SIGINT: stopped")
         return 130
@@ -68,38 +68,30 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def benchmark(options: argparse.Namespace) -> None:
-    """Measure the suites and print what they gave.
-
-    Raises:
-      RunError: a process failed.
-      ConfigError: the peer cannot be installed, the output cannot be written.
-    """
-    commands: dict[bool, Sequence[str]] = {False: OURS}
+    """Measure the suites and print what they gave, each as it is done."""
+    commands: dict[str, Sequence[str]] = {"jaxsep": OURS}
     if options.peer:
-        commands[True] = peer.command()
+        commands[options.peer] = peer.command()
     content: dict[str, Any] = {"repeats": options.repeats, "rows": []}
     with tempfile.TemporaryDirectory(prefix="jaxsep-benchmark-") as folder:
         for side, command in commands.items():
-            name = options.peer if side else "jaxsep"
-            facts = run(Case(name, {"kind": "describe"}), command, folder)
-            print(f"{name}: {', '.join(f'{fact} {value}' for fact, value in facts.items())}")
-            content[name] = facts
+            facts = content[side] = run(Case(side, {"kind": "describe"}), command, folder)
+            print(f"{side}: {', '.join(f'{fact} {value}' for fact, value in facts.items())}")
         _write(options.output, content)
         suites = {
-            name: [case for case in SUITES[name](Path(folder)) if case.peer in commands]
+            name: [case for case in SUITES[name](Path(folder)) if case.side in commands]
             for name in options.suite
         }
         total = options.repeats * sum(map(len, suites.values()))
         with progress(total=total, unit="case", leave=False) as bar:
             for name, cases in suites.items():
-
-                def measure_one(case: Case, suite: str = name) -> dict[str, float]:
-                    bar.set_description_str(f"{suite}: {case.name}")
-                    numbers = run(case, commands[case.peer], folder)
-                    bar.update()
-                    return numbers
-
-                rows = measure(cases, options.repeats, measure_one)
+                rounds: list[dict[str, Any]] = [{} for _ in range(options.repeats)]
+                for numbers in rounds:
+                    for case in cases:
+                        bar.set_description_str(f"{name}: {case.name}")
+                        numbers[case.name] = run(case, commands[case.side], folder)
+                        bar.update()
+                rows = summarise(cases, rounds)
                 bar.clear()
                 print(f"\n{name}\n{table(rows)}", flush=True)
                 content["rows"] += [{"suite": name, **row} for row in rows]
@@ -109,11 +101,8 @@ def benchmark(options: argparse.Namespace) -> None:
 def _write(path: Path | None, content: dict[str, Any]) -> None:
     """Write what is measured so far."""
     if path:
-        try:
-            with atomic_file(path, "w") as stream:
-                stream.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise ConfigError(f"-o {path}: cannot be written ({error.strerror})") from error
+        with atomic_file(path, "w") as stream:
+            stream.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

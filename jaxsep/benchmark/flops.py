@@ -7,24 +7,14 @@ from jaxsep import models
 from jaxsep.models.kernels.conv import KERNEL
 
 
-def frames(network: Mapping[str, Any], num_samples: int) -> int:
-    """F of a mixture of num_samples samples, zero padding included.
-
-    Args:
-      network: arguments of `models.create`.
-    """
-    module: Any = models.create(**network)
-    taps = module.enc_kernel_size
-    return module.padded(num_samples) // (taps // 2) + 1 - taps % 2
-
-
 def network_flops(
     network: Mapping[str, Any], *, batch: int, num_samples: int, train: bool = False
 ) -> int:
-    """Float operations of the products and convolutions of a forward pass or a training step.
+    """Float operations of the products and convolutions of a forward pass or a training step of
+    `models.create(**network)`.
 
-    Two per multiply-add. With F frames, K bases (enc_num_basis), L taps, C out_channels, H
-    in_channels and N sources, an example has these multiply-adds:
+    Two per multiply-add. With F frames (zero padding included), K bases (enc_num_basis), L taps, C
+    out_channels, H in_channels and N sources, an example has these multiply-adds:
 
         encoder     F·L·K
         bottleneck  F·K·C
@@ -54,4 +44,5 @@ def network_flops(
         masks, decoder = min(masks, separate), sources * basis * taps
     forward = encoder + basis * channels + blocks + masks + decoder
     passes = 3 * forward - encoder if train else forward
-    return round(2 * batch * frames(network, num_samples) * passes)
+    frames = module.padded(num_samples) // (taps // 2) + 1 - taps % 2
+    return round(2 * batch * frames * passes)

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,14 @@ class Case:
       arguments: of the worker: its `kind` and what the function of that kind takes.
       units: which of the worker's numbers become rows.
       to: name of the case that the ratio of medians refers to.
-      peer: measured by the peer's worker.
+      side: whose worker measures it.
     """
 
     name: str
     arguments: Mapping[str, Any]
     units: tuple[str, ...] = ("ms",)
     to: str = ""
-    peer: bool = False
+    side: str = "jaxsep"
 
 
 def run(case: Case, command: Sequence[str], folder: str | Path) -> dict[str, Any]:
@@ -67,14 +67,8 @@ def run(case: Case, command: Sequence[str], folder: str | Path) -> dict[str, Any
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(
-    cases: Sequence[Case], repeats: int, measure_one: Callable[[Case], dict[str, float]]
-) -> list[Row]:
-    """The rows of a suite's cases, which are measured in turn, round by round.
-
-    What slows the machine down for a while thus slows all of them.
-    """
-    rounds = [{case.name: measure_one(case) for case in cases} for _ in range(repeats)]
+def summarise(cases: Sequence[Case], rounds: Sequence[Mapping[str, Mapping]]) -> list[Row]:
+    """The rows of cases. rounds: name of a case -> unit -> number, for each round."""
 
     def median(name: str, unit: str) -> float:
         return float(np.median([numbers[name][unit] for numbers in rounds]))
@@ -94,15 +88,13 @@ def measure(
 
 def table(rows: Sequence[Row]) -> str:
     """Aligned columns; numbers with four digits."""
-    lines = [COLUMNS, *([_cell(row.get(name, "")) for name in COLUMNS] for row in rows)]
+
+    def cell(value: str | float) -> str:
+        if isinstance(value, str):
+            return value
+        return np.format_float_positional(value, precision=4, fractional=False, trim="-")
+
+    lines = [COLUMNS, *([cell(row.get(name, "")) for name in COLUMNS] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _cell(value: str | float) -> str:
-    if isinstance(value, str):
-        return value
-    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
+    padded = [map(str.ljust, line, widths) for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)

@@ -36,7 +36,7 @@ def make_corpus(folder: Path, hours: int, sample_rate: int = 8000) -> Path:
         "class_names": names,
         "class_groups": ["speech"] * len(names),
     }
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with open(folder / AUDIO, "wb") as audio:
         audio.truncate(4 * count * length)
         audio.seek(4 * count * length)

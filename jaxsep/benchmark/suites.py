@@ -7,26 +7,13 @@ from typing import Any
 
 from jaxsep.benchmark.measure import Case
 from jaxsep.benchmark.sparse_corpus import make_corpus
+from jaxsep.config.schema import Model
 
-PAPER = {
-    "family": "original",
-    "out_channels": 128,
-    "in_channels": 512,
-    "num_blocks": 8,
-    "upsampling_depth": 5,
-    "enc_kernel_size": 41,
-    "enc_num_basis": 512,
-    "num_sources": 2,
-}
+PAPER = Model().model_dump()
 IMPROVED = PAPER | {"family": "improved", "enc_kernel_size": 21}
 # The network of configs/*.py:cpu.
-CPU = PAPER | {
-    "out_channels": 64,
-    "in_channels": 128,
-    "num_blocks": 4,
-    "upsampling_depth": 4,
-    "enc_num_basis": 128,
-}
+CPU = PAPER | {"out_channels": 64, "in_channels": 128, "enc_num_basis": 128}
+CPU |= {"num_blocks": 4, "upsampling_depth": 4}
 BATCH, LARGE, HUGE = 4, 28, 256
 # As many as WSJ0-2mix has training speakers and ESC-50 classes.
 CLASSES = 151
@@ -40,7 +27,7 @@ def train(folder: Path) -> list[Case]:
     step = _case("train", "paper's network", PAPER, units=("ms", "GFLOP/s", EACH_SECOND))
     large = _case("train", "paper's network", PAPER, LARGE, units=("ms", EACH_SECOND), to=step.name)
     products = {**step.arguments, "kind": "products"}
-    losses = {"kind": "weigh", "batch": LARGE, "sources": 2, "classes": CLASSES}
+    losses = {"kind": "weigh", "batch": LARGE, "classes": CLASSES}
     return [
         step,
         _asteroid(step),
@@ -69,20 +56,17 @@ def forward(folder: Path) -> list[Case]:
 
 def data(folder: Path) -> list[Case]:
     """Mixtures drawn and rendered in a second, and the time for which training waits for them."""
-    loop = {"kind": "loop", "network": CPU, "batch": 16, "seconds": 1.0, "steps": 20}
-    arguments = loop | {"folder": str(folder)}
-    return [
-        _mixtures(folder),
-        Case("training at :cpu scale, 16 × 1 s", arguments, ("ms", "% waiting")),
-    ]
+    title, units, place = "training at :cpu scale", ("ms", "% waiting"), str(folder)
+    loop = _case("loop", title, CPU, 16, 1.0, units=units, folder=place, steps=20)
+    return [_mixtures(folder), loop]
 
 
 def compilation(folder: Path) -> list[Case]:
     """Tracing and compiling the training step in a new process, without and with kept programs."""
     units = ("s to trace", "s to compile")
-    cold = _case("compile", "cold, paper's network", PAPER, units=units, cold=True)
+    cold = _case("compilation", "cold, paper's network", PAPER, units=units, cold=True)
     title = "from kept programs, paper's network"
-    return [cold, _case("compile", title, PAPER, units=units, to=cold.name, cold=False)]
+    return [cold, _case("compilation", title, PAPER, units=units, to=cold.name, cold=False)]
 
 
 def memory(folder: Path) -> list[Case]:
@@ -109,7 +93,7 @@ def reach(folder: Path) -> list[Case]:
     cases += [rendered, Case(title, needed, ("mixtures/s",), to=rendered.name)]
     for hours in HOURS:
         path = make_corpus(folder / f"{hours}-hours", hours)
-        arguments = {"kind": "open", "path": str(path)}
+        arguments = {"kind": "open_corpus", "path": str(path)}
         cases.append(Case(f"packed corpus of {hours:,} h", arguments, ("s to open", "GB")))
     return cases
 
@@ -142,7 +126,9 @@ def _case(
 
 def _asteroid(case: Case) -> Case:
     """The same case for the peer."""
-    return replace(case, name=f"{case.name}, asteroid", units=("ms",), to=case.name, peer=True)
+    return replace(
+        case, name=f"{case.name}, asteroid", units=("ms",), to=case.name, side="asteroid"
+    )
 
 
 def _mixtures(folder: Path) -> Case:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsep import __version__, models, runtime
-from jaxsep.benchmark.flops import frames, network_flops
+from jaxsep.benchmark.flops import network_flops
 from jaxsep.benchmark.timing import seconds_each
 from jaxsep.data.mixtures.batches import batches
 from jaxsep.data.mixtures.dynamic import draw, render
@@ -37,8 +38,6 @@ from jaxsep.training.state import create_state, init_params, make_optimizer
 from jaxsep.training.step import make_train_step, separation_loss_fn
 
 SAMPLE_RATE = 8000
-# Applications of a weighting in one compiled loop.
-APPLICATIONS = 1000
 Network = dict[str, Any]
 Numbers = dict[str, float]
 
@@ -110,21 +109,21 @@ def compilation(network: Network, batch: int, seconds: float, cold: bool) -> Num
 def products(network: Network, batch: int, seconds: float) -> Numbers:
     """Float32 products [R,C]·[C,H], [R,H]·[H,C] and [C,R]·[R,H] of the shapes of a block's 1×1
     convolution and its gradients, R the frames of the batch."""
-    rows = batch * frames(network, round(seconds * SAMPLE_RATE))
+    rows = batch * round(seconds * SAMPLE_RATE) // (network["enc_kernel_size"] // 2)
     narrow, wide = network["out_channels"], network["in_channels"]
     shapes = ((rows, narrow, wide), (rows, wide, narrow), (narrow, rows, wide))
-    pairs = [(jnp.ones((m, k)), jnp.ones((k, n))) for m, k, n in shapes]
+    noise = partial(jax.random.normal, jax.random.key(0))
+    pairs = [(noise((m, k)), noise((k, n))) for m, k, n in shapes]
     multiply = jax.jit(jnp.matmul)
     each = seconds_each(lambda: jax.block_until_ready([multiply(*pair) for pair in pairs]))
     return {"GFLOP/s": 1e-9 * len(pairs) * 2 * rows * narrow * wide / each}
 
 
-def weigh(name: str, batch: int, sources: int, classes: int) -> Numbers:
-    """One of the paper's weightings, from losses [batch, sources] to weights.
+def weigh(name: str, batch: int, classes: int) -> Numbers:
+    """One of the paper's weightings, from losses [batch,2] to weights.
 
-    One application takes microseconds, most of them to start it, so `APPLICATIONS` are timed within
-    one compiled loop. Each adds its weights to the losses of the next one and moves every class on
-    by one, so that none can be left out or moved out of the loop, whose own cost is in the time.
+    One application takes microseconds, most of them to start it, so 1000 are timed in one compiled
+    loop. Each depends on the one before, so that none is left out or moved out of the loop.
     """
     rng = np.random.default_rng(0)
     weights = {
@@ -132,16 +131,16 @@ def weigh(name: str, batch: int, sources: int, classes: int) -> Numbers:
         "curriculum": weighting.curriculum(weighting.paper_beta(100)),
         "class_bias": weighting.class_bias(rng.standard_normal(classes)),
     }[name]
-    class_ids = jnp.asarray(rng.integers(classes, size=(batch, sources)), jnp.int32)
-    losses = jnp.asarray(5 * rng.standard_normal((batch, sources)), jnp.float32)
+    class_ids = jnp.asarray(rng.integers(classes, size=(batch, 2)), jnp.int32)
+    losses = jnp.asarray(5 * rng.standard_normal((batch, 2)), jnp.float32)
 
     def apply_once(epoch: Any, carried: Any) -> Any:
         values, ids = carried
         return values + weights(values, ids, epoch), (ids + 1) % classes
 
-    many = jax.jit(lambda *start: jax.lax.fori_loop(0, APPLICATIONS, apply_once, start))
+    many = jax.jit(lambda *start: jax.lax.fori_loop(0, 1000, apply_once, start))
     each = seconds_each(lambda: jax.block_until_ready(many(losses, class_ids)))
-    return {"ms": 1e3 * each / APPLICATIONS}
+    return {"ms": 1e3 * each / 1000}
 
 
 def mixtures(folder: str, number: int, batch: int, seconds: float) -> Numbers:
@@ -202,18 +201,11 @@ def open_corpus(path: str) -> Numbers:
     return {"s to open": passed, "GB": 1e-9 * grown, "recordings": corpus.lengths.size}
 
 
-KINDS: dict[str, Callable[..., Numbers]] = {
-    "describe": describe,
-    "train": train,
-    "forward": forward,
-    "compile": compilation,
-    "products": products,
-    "weigh": weigh,
-    "mixtures": mixtures,
-    "demand": demand,
-    "loop": loop,
-    "open": open_corpus,
-}
+FUNCTIONS: tuple[Callable[..., Numbers], ...] = (
+    *(describe, train, forward, compilation, products, weigh),
+    *(mixtures, demand, loop, open_corpus),
+)
+KINDS = {function.__name__: function for function in FUNCTIONS}
 
 
 def _noise(network: Network, batch: int, seconds: float) -> dict[str, Any]:
