@@ -1,10 +1,10 @@
 """jaxsep: audio source separation trained where you choose.
 
-Any probability mass function over the batch reweights the gradients: see `jaxsep.weighting`. The functions here are pure and
-work under jit, grad and vmap.
+Any probability mass function over the batch reweights the gradients, see `jaxsep.weighting`. The
+functions here are pure and work under jit, grad and vmap; `load` gives a trained separator.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from jaxsep import models
 from jaxsep.inference.separator import load

@@ -1,60 +1,37 @@
-"""Separate recordings with a trained model; take a model out of a run, or over from the authors' published ones.
+"""Separate recordings with a trained model; export a run's model, or import a published one.
 
-    python -m jaxsep.separate INPUT… --model DIR -o OUT [--chunk SECONDS] [--overlap SECONDS] [--channels mix|each]
-        [--format wav|flac] [--consistent] [--keep-silent] [--force] [--json] [--trust package.module:Class]
+    python -m jaxsep.separate INPUT… --model DIR -o OUT [--chunk SECONDS] [--overlap SECONDS]
+        [--channels mix|each] [--format wav|flac] [--consistent] [--keep-silent] [--force] [--json]
+        [--trust package.module:Class]
     python -m jaxsep.separate --export RUN -o DIR [--force] [--trust package.module:Class]
     python -m jaxsep.separate --import FILE.pt -o DIR [--sample-rate HZ] [--force]
 
-INPUT are files, folders, taken with what is below them, and patterns such as 'rec/*.wav'. NAME.wav becomes
-OUT/NAME/source1.wav, OUT/NAME/source2.wav, …; below a folder, NAME is the path from there. Exit status: 0 done, 1 some
-recordings could not be separated, 2 a mistake in the command, 130 and 143 interrupted by Ctrl-C and SIGTERM.
+INPUT are files, folders, taken with what is below them, and patterns such as 'rec/*.wav'. NAME.wav
+becomes OUT/NAME/source1.wav, OUT/NAME/source2.wav, …; below a folder, NAME is the path from there.
+Exit status: 0 done, 1 some recordings could not be separated, 2 a mistake in the command, 130 and
+143 interrupted by Ctrl-C and SIGTERM.
 """
 
 import argparse
-import glob
 import json
-import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-import jax
-from tqdm import tqdm
-
-from jaxsep import runtime
-from jaxsep.data.audio import audio_info
-from jaxsep.errors import DataError, ModelError
+from jaxsep import console, runtime
+from jaxsep.errors import ConfigError, JaxsepError, ModelError
 from jaxsep.files import display
-from jaxsep.inference.audio_files import Options, separate_file
-from jaxsep.inference.bundle import export_bundle, import_published
+from jaxsep.inference.audio_files import Options, try_to_separate
+from jaxsep.inference.bundle import check_replaceable, export_bundle, import_published
 from jaxsep.inference.chunks import CHUNK_SECONDS, OVERLAP_SECONDS
+from jaxsep.inference.inputs import find_recordings, seconds_by_header
 from jaxsep.inference.separator import Separator, load
 
-# What libsndfile reads and a folder of recordings may hold.
-SUFFIXES = {
-    ".aif",
-    ".aifc",
-    ".aiff",
-    ".au",
-    ".caf",
-    ".flac",
-    ".mp3",
-    ".oga",
-    ".ogg",
-    ".opus",
-    ".rf64",
-    ".snd",
-    ".wav",
-}
-SUFFIXES |= {".sph", ".w64", ".wave"}
 PROGRESS_AFTER = 5.0  # seconds
-
-
-class CommandError(ValueError):
-    """A mistake in the command; the message is one line."""
+BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s [{elapsed}, {remaining} left]"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,13 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return _dispatch(arguments)
-    except (CommandError, ModelError, DataError) as error:
+    except JaxsepError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     except KeyboardInterrupt:
-        print(
-            "interrupted: finished recordings are kept, of the one at hand nothing", file=sys.stderr
-        )
+        message = "interrupted: finished recordings are kept, of the one at hand nothing"
+        print(message, file=sys.stderr)
         return 130
 
 
@@ -85,79 +61,50 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
+
+    def add(*names: str, text: str | None = None, **options: Any) -> None:
+        parser.add_argument(*names, help=text, **options)
+
+    def switch(name: str, text: str) -> None:
+        parser.add_argument(name, action="store_true", help=text)
+
+    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     add("inputs", nargs="*", metavar="INPUT")
-    add("-o", "--output", type=Path, metavar="DIR", required=True, help="folder of the results")
-    add("--model", type=Path, metavar="DIR", help="a run's folder or a model bundle")
-    add(
-        "--chunk",
-        type=float,
-        default=CHUNK_SECONDS,
-        help="seconds taken at a time (default: %(default)g); inf: all",
-    )
-    add(
-        "--overlap",
-        type=float,
-        default=OVERLAP_SECONDS,
-        help="seconds shared by two chunks (default: %(default)g)",
-    )
-    add(
-        "--channels",
-        choices=("mix", "each"),
-        default="mix",
-        help="average several channels, or separate each",
-    )
-    add(
-        "--format",
-        choices=("wav", "flac"),
-        default="wav",
-        help="32-bit float WAV, or 16-bit FLAC (default: %(default)s)",
-    )
-    add(
-        "--consistent",
-        action="store_true",
-        help="sources that add up to the recording; keeps silent ones",
-    )
-    add(
-        "--keep-silent",
-        action="store_true",
-        help="also write sources that are nearly silent throughout",
-    )
-    add("--force", action="store_true", help="replace results of an earlier time")
-    add("--json", action="store_true", help="one JSON object for each recording on standard output")
-    add(
-        "--trust",
-        default="",
-        metavar="MODULE:CLASS",
-        help="a network outside jaxsep that the model may name and run",
-    )
-    add("--export", type=Path, metavar="RUN", help="copy the model of a run's folder to -o DIR")
-    add(
-        "--import",
-        type=Path,
-        metavar="FILE.pt",
-        dest="published",
-        help="make a model of a published one in -o DIR",
-    )
-    add(
-        "--sample-rate",
-        type=int,
-        default=8000,
-        metavar="HZ",
-        help="with --import: the rate it was trained at (8000)",
-    )
+    add("-o", "--output", **folder, required=True, text="folder of the results")
+    add("--model", **folder, text="a run's folder or a model bundle")
+    text = "seconds taken at a time (default: %(default)g); inf: all"
+    add("--chunk", type=float, default=CHUNK_SECONDS, text=text)
+    text = "seconds shared by two chunks (default: %(default)g)"
+    add("--overlap", type=float, default=OVERLAP_SECONDS, text=text)
+    text = "average several channels, or separate each"
+    add("--channels", choices=("mix", "each"), default="mix", text=text)
+    text = "32-bit float WAV, or 16-bit FLAC (default: %(default)s)"
+    add("--format", choices=("wav", "flac"), default="wav", text=text)
+    switch("--consistent", "sources that add up to the recording; keeps silent ones")
+    switch("--keep-silent", "also write sources that are nearly silent throughout")
+    switch("--force", "replace results of an earlier time")
+    switch("--json", "one JSON object for each recording on standard output")
+    text = "a network outside jaxsep that the model may name and run"
+    add("--trust", default="", metavar="MODULE:CLASS", text=text)
+    text = "copy the model of a run's folder to -o DIR"
+    add("--export", type=Path, metavar="RUN", text=text)
+    text = "make a model of a published one in -o DIR"
+    add("--import", type=Path, metavar="FILE.pt", dest="published", text=text)
+    text = "with --import: the rate it was trained at (8000)"
+    add("--sample-rate", type=int, default=8000, metavar="HZ", text=text)
     return parser
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
     modes = [bool(arguments.inputs), arguments.export is not None, arguments.published is not None]
     if sum(modes) != 1:
-        raise CommandError(
-            "one of INPUT, --export RUN and --import FILE.pt must be given; --help explains the command"
+        raise ConfigError(
+            "one of INPUT, --export RUN and --import FILE.pt must be given; "
+            "--help explains the command"
         )
     output: Path = arguments.output
     if not arguments.inputs:
-        _check_model_folder(output, arguments.force)
+        check_replaceable(output, force=arguments.force)
         if arguments.export is not None:
             export_bundle(arguments.export, output, trust=arguments.trust)
         else:
@@ -165,102 +112,30 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         print(f"{display(output)}: params.safetensors, model.json")
         return 0
     if arguments.model is None:
-        raise CommandError("--model DIR is missing: a run's folder or a model bundle")
+        raise ConfigError("--model DIR is missing: a run's folder or a model bundle")
     recordings = find_recordings(arguments.inputs, output)
+    chunks = {"chunk": arguments.chunk, "overlap": arguments.overlap}
     try:
-        separator = load(
-            arguments.model, chunk=arguments.chunk, overlap=arguments.overlap, trust=arguments.trust
-        )
+        separator = load(arguments.model, **chunks, trust=arguments.trust)
     except ModelError:
         raise
     except ValueError as error:
-        raise CommandError(f"--{error}") from error
+        raise ConfigError(f"--{error}") from error
     options = Options(
-        arguments.channels,
-        arguments.format,
-        arguments.consistent,
-        arguments.keep_silent,
-        arguments.force,
+        channels=arguments.channels,
+        file_format=arguments.format,
+        consistent=arguments.consistent,
+        keep_silent=arguments.keep_silent,
+        force=arguments.force,
     )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"-o {display(output)} cannot be made: {error.strerror}") from error
-    return separate_all(separator, recordings, output, options, as_json=arguments.json)
+        raise ConfigError(f"-o {display(output)} cannot be made: {error.strerror}") from error
+    return _separate_all(separator, recordings, output, options, as_json=arguments.json)
 
 
-def _check_model_folder(folder: Path, force: bool) -> None:
-    """Raise CommandError where a model shall not take the folder's place."""
-    if not folder.exists():
-        return
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if held - {"model.json", "params.safetensors"}:
-        raise CommandError(
-            f"-o {display(folder)} holds other things than a model; use another folder"
-        )
-    if held and not force:
-        raise CommandError(f"-o {display(folder)} holds a model; --force replaces it")
-
-
-def find_recordings(inputs: Sequence[str], output: Path) -> dict[Path, Path]:
-    """Path below the output -> recording, in the order given; folders by name.
-
-    Raises:
-      CommandError: a folder or a pattern without recordings, the output as INPUT, or two recordings with one name.
-    """
-    found: dict[Path, Path] = {}
-    names: dict[Path, Path] = {}  # real path -> the first of its names
-    for text in inputs:
-        for path, name in _expand(text, output):
-            if ".." in name.parts or not name.parts:
-                raise CommandError(
-                    f"{display(path)}: its results would not lie below {display(output)}; rename it"
-                )
-            if names.setdefault(path.resolve(), name) != name:
-                continue
-            other = found.setdefault(name, path)
-            if other.resolve() != path.resolve():
-                raise CommandError(
-                    f"{display(other)} and {display(path)} would both become {display(output / name)}; "
-                    f"give the folder that holds both, or one at a time"
-                )
-    return found
-
-
-def _expand(text: str, output: Path) -> Iterator[tuple[Path, Path]]:
-    """(recording, name below the output) of one INPUT."""
-    path = Path(text)
-    if path.is_dir():
-        if path.resolve() == output.resolve():
-            raise CommandError(
-                f"-o {display(output)} is an INPUT too: the results would be taken for recordings"
-            )
-        empty = True
-        for folder, folders, files in os.walk(path):
-            # Results of an earlier time are no recordings, and what begins with a dot is not the user's.
-            folders[:] = sorted(
-                f for f in folders if f[0] != "." and Path(folder, f).resolve() != output.resolve()
-            )
-            for file in sorted(files):
-                if file[0] != "." and Path(file).suffix.lower() in SUFFIXES:
-                    empty = False
-                    yield Path(folder, file), Path(folder, file).relative_to(path).with_suffix("")
-        if empty:
-            raise CommandError(
-                f"{display(path)}: no recording in this folder ({' '.join(sorted(SUFFIXES))})"
-            )
-    elif not path.exists() and glob.has_magic(text):
-        matches = sorted(
-            match for match in glob.glob(text, recursive=True) if os.path.isfile(match)
-        )
-        if not matches:
-            raise CommandError(f"{display(path)}: no file matches this pattern")
-        yield from ((Path(match), Path(Path(match).stem)) for match in matches)
-    else:
-        yield path, Path(path.stem)
-
-
-def separate_all(
+def _separate_all(
     separator: Separator,
     recordings: dict[Path, Path],
     output: Path,
@@ -268,21 +143,21 @@ def separate_all(
     *,
     as_json: bool,
 ) -> int:
-    """Separate recordings one after another, a line for each; the exit status: 1 if any could not be."""
+    """Separate recordings one after another, a line for each; 1 if any could not be, else 0."""
     began, failed, seconds = time.perf_counter(), [], 0.0
-    bar = tqdm(
-        total=sum(map(_seconds, recordings.values())),
+    bar = console.progress(
+        total=sum(map(seconds_by_header, recordings.values())),
+        unit="s",
         delay=PROGRESS_AFTER,
         leave=False,
         dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 20.0,
-        bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s [{elapsed}, {remaining} left]",
+        bar_format=BAR,
     )
 
     def advance(done: float) -> None:
         bar.update(min(done, bar.total - bar.n))  # a header may promise less than there is
 
-    def say(line: str, file: TextIO = sys.stdout) -> None:
+    def show(line: str, file: TextIO = sys.stdout) -> None:
         write = bar.write if time.perf_counter() - began > PROGRESS_AFTER else print
         write(line, file=file)
         file.flush()
@@ -290,54 +165,41 @@ def separate_all(
     with bar:
         for name, path in recordings.items():
             bar.set_description(path.name, refresh=False)
-            expected = bar.n + _seconds(path)
-            try:
-                report = separate_file(separator, path, output / name, output, options, advance)
-                seconds += report["seconds"]
-                say(json.dumps(report) if as_json else describe(report))
-            except (DataError, MemoryError, jax.errors.JaxRuntimeError) as error:
-                message = (
-                    str(error) if isinstance(error, DataError) else f"{display(path)}: {error!r}"
-                )
-                failed.append(display(path))
-                say(message, sys.stderr)
-                if as_json:
-                    say(json.dumps({"input": display(path), "error": message}))
+            expected = bar.n + seconds_by_header(path)
+            report = try_to_separate(separator, path, output / name, output, options, advance)
+            if "error" in report:
+                failed.append(report["input"])
+                show(report["error"], sys.stderr)
+            if "error" not in report or as_json:
+                show(json.dumps(report) if as_json else _describe(report))
+            seconds += report.get("seconds", 0.0)
             advance(expected - bar.n)
     if not as_json and len(recordings) > 1:
-        print(summary(len(recordings), failed, seconds, time.perf_counter() - began))
+        count, took = len(recordings), time.perf_counter() - began
+        line = f"{count - len(failed)} of {count} recordings separated"
+        line += f", {seconds:.0f} s of sound in {took:.0f} s"
+        print(f"{line}; failed: {', '.join(failed)}" if failed else line)
     return 1 if failed else 0
 
 
-def _seconds(path: Path) -> float:
-    """Length of a recording by its header, 0 where there is none."""
-    try:
-        rate, _, frames = audio_info(path)
-    except DataError:
-        return 0.0
-    return frames / rate
-
-
-def describe(report: dict[str, Any]) -> str:
+def _describe(report: dict[str, Any]) -> str:
     """A line for a recording that was separated."""
     count, silent, gain = len(report["sources"]), report["silent"], report["gain_db"]
-    return (
-        f"{report['input']} -> {report['output']}: {report['seconds']:.2f} s, {count} source{'s' * (count != 1)}"
-        + (f" ({len(silent)} silent, left out)" if silent else "")
-        + (f", gain {gain:g} dB" if gain else "")
-        + f", real-time factor {report['real_time_factor']:.4f}"
-    )
+    parts = [
+        f"{report['input']} -> {report['output']}: {report['seconds']:.2f} s",
+        f"{count} source{'s' * (count != 1)}"
+        + (f" ({len(silent)} silent, left out)" if silent else ""),
+        *([f"gain {gain:g} dB"] if gain else []),
+        f"real-time factor {report['real_time_factor']:.4f}",
+    ]
+    return ", ".join(parts)
 
 
-def summary(count: int, failed: list[str], seconds: float, took: float) -> str:
-    """The last line."""
-    line = f"{count - len(failed)} of {count} recordings separated, {seconds:.0f} s of sound in {took:.0f} s"
-    return f"{line}; failed: {', '.join(failed)}" if failed else line
+def _exit_on_sigterm(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)  # so that nothing half-written stays
 
 
 if __name__ == "__main__":
     runtime.configure()
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # so that nothing half-written stays
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
     sys.exit(main())

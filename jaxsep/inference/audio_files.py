@@ -1,4 +1,8 @@
-"""A recording on disk -> a folder with a file for each source, read and written piece by piece, complete or not at all."""
+"""A recording on disk -> a folder with a file for each source, complete or not at all.
+
+Sound is read, separated and written block by block, in memory that does not depend on its length:
+as float WAV files in a scratch folder, then as FLAC where that is wanted, then under their names.
+"""
 
 import hashlib
 import os
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import soundfile
 
@@ -20,21 +25,25 @@ from jaxsep.files import display
 from jaxsep.inference.chunks import ROUNDING, mixture_consistent
 from jaxsep.inference.separator import Separator
 
-# An estimate that stays this far below the mixture is taken for one of no source. Training asks of the estimate of an absent
-# source to fall to −30 dB, where its loss flattens, and mixes sources that are there within ±30 dB.
+# An estimate that stays this far below the mixture is taken for silence. Training asks the estimate
+# of an absent source to fall to −30 dB, where its loss flattens, and mixes sources within ±30 dB.
 SILENT_DB = -30.0
 OUTPUT = re.compile(r"source\d+\.(wav|flac)")
-WAV_BYTES = 0xFFFF_0000  # the sizes in a WAV file have 32 bits; beyond, RF64 has the same with 64
+WAV_BYTES = 0xFFFF_0000  # sizes in a WAV file have 32 bits; beyond, RF64 has the same with 64
 FLAC_CHANNELS, FLAC_RATE = 8, 655_350
+NOT_WRITTEN = "the disk is full, or the file beyond its size limit"
 
 
 @dataclass(frozen=True)
 class Options:
     """What is written.
 
-    channels: 'mix', averaged, or 'each', separated one by one, and as many in the file of every source. file_format: 'wav',
-    32-bit float, or 'flac', 16 bit. consistent: the sources add up to the mixture. keep_silent: also sources that are not
-    there. force: in place of what was written before.
+    Attributes:
+      channels: 'mix', averaged, or 'each', separated one by one into files of as many channels.
+      file_format: 'wav', 32-bit float, or 'flac', 16 bit.
+      consistent: the sources add up to the mixture.
+      keep_silent: also sources that are nearly silent throughout.
+      force: replace what was written before.
     """
 
     channels: str = "mix"
@@ -44,28 +53,104 @@ class Options:
     force: bool = False
 
 
+def try_to_separate(separator: Separator, path: Path, *args: Any, **options: Any) -> dict[str, Any]:
+    """`separate_file`; where that is not possible, {"input": path, "error": one line}."""
+    try:
+        return separate_file(separator, path, *args, **options)
+    except DataError as error:
+        message = str(error)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        message = f"{display(path)}: {error!r}"
+    return {"input": display(path), "error": message}
+
+
+def separate_file(
+    separator: Separator,
+    path: Path,
+    target: Path,
+    scratch: Path,
+    options: Options,
+    advance: Callable[[float], object] = lambda seconds: None,
+) -> dict[str, Any]:
+    """Separate a recording into target/source1.wav, source2.wav, …, of its own rate and length.
+
+    A source is left out where its estimate is below SILENT_DB in every second, relative to the
+    mixture in that second or as a whole, whichever is louder; but never the loudest, and none where
+    they have to add up. The 16 bits of FLAC end at full scale: where a sample would exceed it, all
+    sources of the recording get the one gain that brings it there.
+
+    Args:
+      path: a file that libsndfile can read.
+      target: a folder; of what is in it, only earlier output is touched.
+      scratch: a folder on the same disk, where files are written before they get their names.
+      advance: called with the seconds of sound that were separated since its last call.
+
+    Returns:
+      JSON data: input, output, seconds, sample_rate, channels, sources (the numbers written),
+      silent (those left out), levels_db (of each source relative to the mixture), gain_db, took
+      (s), real_time_factor (took / seconds).
+
+    Raises:
+      DataError: one line with the path: it cannot be read, written or separated, or it has been
+        separated before.
+    """
+    began = time.perf_counter()
+    rate, channels, frames = audio_info(path)
+    check_upsampling(rate, separator.sample_rate, display(path))
+    _check_target(path, target, options, channels, rate)
+    mixture, sources = Levels(rate), Levels(rate)
+    with _scratch_folder(scratch, target) as partial:
+        blocks = sources.watch(_estimates(separator, path, rate, options, mixture))
+        files = _write(blocks, partial, rate, frames, advance)
+        if not mixture.power.any():
+            averaged = channels > mixture.power.size
+            hint = " (its channels averaged; --channels each keeps them)" if averaged else ""
+            raise DataError(
+                f"{display(path)}: holds no sound, every sample is {mixture.mean.flat[0]:g}{hint}"
+            )
+        silent = _silent(sources, mixture) & (not (options.keep_silent or options.consistent))
+        for file, left_out in zip(files, silent, strict=True):
+            if left_out:
+                file.unlink()
+        gain = _to_flac(partial, sources.peak) if options.file_format == "flac" else 1.0
+        _publish(partial, target, sources.samples)
+    seconds, took = sources.samples / rate, time.perf_counter() - began
+    return {
+        "input": display(path),
+        "output": display(target),
+        "seconds": seconds,
+        "sample_rate": rate,
+        "channels": channels,
+        "sources": [n + 1 for n, left_out in enumerate(silent) if not left_out],
+        "silent": [n + 1 for n, left_out in enumerate(silent) if left_out],
+        "levels_db": _decibels(sources.power.sum(axis=0) / mixture.power.sum()).round(2).tolist(),
+        "gain_db": round(float(20 * np.log10(gain)), 2),
+        "took": round(took, 3),
+        "real_time_factor": round(took / seconds, 5),
+    }
+
+
 class Levels:
-    """Mean, power around the mean, and peak of signals [...,T] that come in blocks; and their power in every second."""
+    """Mean, power around the mean, and peak of signals [...,T] that come in blocks.
+
+    Also their power in every second.
+    """
 
     def __init__(self, rate: int) -> None:
         self.samples, self.peak = 0, 0.0
         self._rate = rate
-        self._sums: list[
-            np.ndarray
-        ] = []  # of a second: [2,...], of the samples and of their squares
+        self._sums: list[np.ndarray] = []  # of each second: [2,...], of samples and of squares
 
     def watch(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The blocks as they are."""
+        """The blocks, unchanged."""
         for block in blocks:
             self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
             edges = np.arange(self._rate - self.samples % self._rate, block.shape[-1], self._rate)
             for piece in np.split(block, edges, axis=-1):
                 if self.samples % self._rate == 0:
                     self._sums.append(np.zeros((2, *block.shape[:-1])))
-                self._sums[-1] += (
-                    piece.sum(-1, dtype=np.float64),
-                    np.square(piece, dtype=np.float64).sum(-1),
-                )
+                squares = np.square(piece, dtype=np.float64)
+                self._sums[-1] += piece.sum(-1, dtype=np.float64), squares.sum(-1)
                 self.samples += piece.shape[-1]
             yield block
 
@@ -82,77 +167,12 @@ class Levels:
 
     @property
     def seconds(self) -> np.ndarray:
-        """[S,...]: the power in every second, around the mean of all; the last second may be shorter."""
+        """[S,...]: power in every second, around the mean of all; the last may be shorter."""
         sums = np.stack(self._sums, axis=1)
         counts = np.full(sums.shape[1], self._rate)
         counts[-1] = self.samples - self._rate * (len(counts) - 1)
         means, squares = sums / counts.reshape(-1, *[1] * (sums.ndim - 2))
         return np.maximum(squares - 2 * means * self.mean + np.square(self.mean), 0.0)
-
-
-def separate_file(
-    separator: Separator,
-    path: Path,
-    target: Path,
-    scratch: Path,
-    options: Options,
-    advance: Callable[[float], object] = lambda seconds: None,
-) -> dict[str, Any]:
-    """Separate a recording into target/source1.wav, source2.wav, …, at its own rate and exactly of its length.
-
-    A source is left out where its estimate is below SILENT_DB in every second, relative to the mixture in that second or as a
-    whole, whichever is louder; but never the loudest, and none where they have to add up. The 16 bits of FLAC end at full
-    scale: where a sample would exceed it, all sources of the recording get one gain that brings it there.
-
-    Args:
-      path: a file that libsndfile can read.
-      target: a folder; of what is in it, only earlier output is touched.
-      scratch: a folder on the same disk, where files are written before they get their names.
-      advance: called with the seconds of sound that were separated since its last call.
-
-    Returns:
-      JSON data: input, output, seconds, sample_rate, channels, sources (the numbers written), silent (those left out),
-      levels_db (of all, the whole relative to the mixture), gain_db, took (s), real_time_factor (took / seconds).
-
-    Raises:
-      DataError: one line that names the file: it cannot be read, written or separated, or it has been before.
-    """
-    began = time.perf_counter()
-    rate, channels, frames = audio_info(path)
-    check_upsampling(rate, separator.sample_rate, display(path))
-    _check_target(path, target, options, channels, rate)
-    mixture, sources = Levels(rate), Levels(rate)
-    with _partial(scratch, target) as partial:
-        blocks = sources.watch(_estimates(separator, path, rate, options, mixture))
-        files = _write(blocks, partial, rate, frames, advance)
-        if not mixture.power.any():
-            hint = (
-                " (its channels averaged; --channels each keeps them)"
-                if channels > mixture.power.size
-                else ""
-            )
-            raise DataError(
-                f"{display(path)}: holds no sound, every sample is {mixture.mean.flat[0]:g}{hint}"
-            )
-        silent = _silent(sources, mixture) & (not (options.keep_silent or options.consistent))
-        for file in (file for file, absent in zip(files, silent, strict=True) if absent):
-            file.unlink()
-        gain = _to_flac(partial, sources.peak) if options.file_format == "flac" else 1.0
-        _publish(partial, target, sources.samples)
-    seconds, took = sources.samples / rate, time.perf_counter() - began
-    return {
-        "input": display(path),
-        "output": display(target),
-        "seconds": seconds,
-        "sample_rate": rate,
-        "channels": channels,
-        "sources": [n + 1 for n, absent in enumerate(silent) if not absent],
-        "silent": [n + 1 for n, absent in enumerate(silent) if absent],
-        "levels_db": _decibels(sources.power.sum(axis=0) / mixture.power.sum()).round(2).tolist(),
-        "gain_db": round(float(20 * np.log10(gain)), 2),
-        "took": round(took, 3),
-        "real_time_factor": round(took / seconds, 5),
-    }
 
 
 def _silent(sources: Levels, mixture: Levels) -> np.ndarray:
@@ -166,13 +186,10 @@ def _decibels(ratio: np.ndarray) -> np.ndarray:
     return 10 * np.log10(np.maximum(ratio, 1e-20))
 
 
-def earlier_output(target: Path) -> list[Path]:
-    """The files of sources in a folder that may not be there."""
-    return (
-        [file for file in target.iterdir() if OUTPUT.fullmatch(file.name)]
-        if target.is_dir()
-        else []
-    )
+def _earlier_output(target: Path) -> list[Path]:
+    """The files of sources in a folder, which need not exist."""
+    files = target.iterdir() if target.is_dir() else ()
+    return [file for file in files if OUTPUT.fullmatch(file.name)]
 
 
 def _check_target(path: Path, target: Path, options: Options, channels: int, rate: int) -> None:
@@ -180,22 +197,23 @@ def _check_target(path: Path, target: Path, options: Options, channels: int, rat
         raise DataError(
             f"{display(path)}: {display(target)} is a file; the sources need a folder of this name"
         )
-    if earlier_output(target) and not options.force:
+    if _earlier_output(target) and not options.force:
         raise DataError(
-            f"{display(path)}: {display(target)} holds separated sources already; --force replaces them"
+            f"{display(path)}: {display(target)} holds separated sources already; "
+            f"--force replaces them"
         )
     written = channels if options.channels == "each" else 1
     if options.file_format == "flac" and (written > FLAC_CHANNELS or rate > FLAC_RATE):
         raise DataError(
-            f"{display(path)}: {written} channels at {rate} Hz are more than the {FLAC_CHANNELS} at {FLAC_RATE} Hz of FLAC; "
-            f"--format wav takes them"
+            f"{display(path)}: {written} channels at {rate} Hz are more than "
+            f"the {FLAC_CHANNELS} at {FLAC_RATE} Hz of FLAC; --format wav takes them"
         )
 
 
 def _estimates(
     separator: Separator, path: Path, rate: int, options: Options, mixture: Levels
 ) -> Iterator[np.ndarray]:
-    """The estimates [K,N,T_j] of a file; mixture sees what is separated."""
+    """The estimates [K,N,T_j] of a file; mixture watches what is separated."""
 
     def read() -> Iterator[np.ndarray]:
         for block in audio_blocks(path):
@@ -212,57 +230,54 @@ def _estimates(
 
 def _write(
     blocks: Iterable[np.ndarray],
-    partial: Path,
+    folder: Path,
     rate: int,
     frames: int,
     advance: Callable[[float], object],
 ) -> list[Path]:
-    """Write blocks [K,N,T_j] to partial/source1.wav, …; frames: how many are expected in all."""
+    """Write blocks [K,N,T_j] to folder/source1.wav, …; frames: how many are expected in all."""
     paths: list[Path] = []
+    files: list[soundfile.SoundFile] = []
     with ExitStack() as stack:
-        files: list[soundfile.SoundFile] = []
         for block in blocks:
             if not files:
                 channels = len(block)
-                large = frames * channels * 4 > WAV_BYTES
-                paths = [partial / f"source{n + 1}.wav" for n in range(block.shape[1])]
+                form = "RF64" if frames * channels * 4 > WAV_BYTES else "WAV"
+                paths = [folder / f"source{n + 1}.wav" for n in range(block.shape[1])]
                 for path in paths:
-                    made = soundfile.SoundFile(
-                        os.fsencode(path),
-                        "w",
-                        rate,
-                        channels,
-                        "FLOAT",
-                        format="RF64" if large else "WAV",
-                    )
-                    files.append(stack.enter_context(made))
+                    name = os.fsencode(path)
+                    file = soundfile.SoundFile(name, "w", rate, channels, "FLOAT", format=form)
+                    files.append(stack.enter_context(file))
             for n, file in enumerate(files):
                 file.write(np.ascontiguousarray(block[:, n].T))
             advance(block.shape[-1] / rate)
     return paths
 
 
-def _to_flac(partial: Path, peak: float) -> float:
-    """Turn the float files of a folder into 16-bit FLAC; returns the gain, 1 where the peak allows it."""
+def _to_flac(folder: Path, peak: float) -> float:
+    """Turn a folder's float files into 16-bit FLAC; gives the gain, 1 where the peak allows it."""
     # A reader divides by 2^15, so the highest integer is a little less than 1.
     gain = min(1.0, (1 - 2.0**-15) / max(peak, 1e-30))
-    for path in list(partial.iterdir()):
-        with soundfile.SoundFile(os.fsencode(path)) as source:
-            target = os.fsencode(path.with_suffix(".flac"))
-            with soundfile.SoundFile(
-                target, "w", source.samplerate, source.channels, "PCM_16", format="FLAC"
-            ) as file:
-                for block in source.blocks(1 << 16, dtype="float32", always_2d=True):
-                    file.write(np.rint(block * np.float64(gain * 2**15)).astype(np.int16))
+    for path in list(folder.iterdir()):
+        target = os.fsencode(path.with_suffix(".flac"))
+        with (
+            soundfile.SoundFile(os.fsencode(path)) as wav,
+            soundfile.SoundFile(
+                target, "w", wav.samplerate, wav.channels, "PCM_16", format="FLAC"
+            ) as flac,
+        ):
+            for block in wav.blocks(1 << 16, dtype="float32", always_2d=True):
+                flac.write(np.rint(block * np.float64(gain * 2**15)).astype(np.int16))
         path.unlink()
     return gain
 
 
 @contextmanager
-def _partial(scratch: Path, target: Path) -> Iterator[Path]:
-    """A folder for the files of target while they are written, gone afterwards; what a killed process left of it goes first.
+def _scratch_folder(scratch: Path, target: Path) -> Iterator[Path]:
+    """A folder for the files of target while they are written, removed afterwards.
 
-    What cannot be written inside becomes a DataError that names the target.
+    Its name depends on the target alone, so that what a killed process left of it goes first. What
+    cannot be written inside becomes a DataError that names the target.
     """
     name = hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:16]
     partial = scratch / f".partial-{name}"
@@ -272,27 +287,26 @@ def _partial(scratch: Path, target: Path) -> Iterator[Path]:
         yield partial
     # An AssertionError is how soundfile says that a file took less than was written.
     except (soundfile.SoundFileError, OSError, AssertionError) as error:
-        reason = (
-            getattr(error, "strerror", None)
-            or str(error)
-            or "the disk is full, or the file beyond its size limit"
-        )
+        reason = getattr(error, "strerror", None) or str(error) or NOT_WRITTEN
         raise DataError(f"{display(target)}: cannot be written ({reason.strip()})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _publish(partial: Path, target: Path, samples: int) -> None:
-    """Give the files of a folder their final names, when all of them are known to be on the disk; then remove earlier ones."""
+    """Give files their final names once all are on the disk, then remove earlier ones.
+
+    Not `files.atomic_folder`: what the user has put into the target stays.
+    """
     new = sorted(partial.iterdir())
     for path in new:
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
         if soundfile.info(os.fsencode(path)).frames != samples:
-            raise OSError(0, "the disk is full, or the file beyond its size limit")
+            raise OSError(0, NOT_WRITTEN)
     target.mkdir(parents=True, exist_ok=True)
     for path in new:
         os.replace(path, target / path.name)
-    for path in earlier_output(target):
+    for path in _earlier_output(target):
         if path.name not in {path.name for path in new}:
             path.unlink()

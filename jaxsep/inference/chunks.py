@@ -1,19 +1,20 @@
-"""A recording of any length through a network that sees chunks of one length, in constant memory. No files here.
+"""A recording of any length through a network that sees chunks of one length, in constant memory.
 
-A chunk has C samples and shares V with the next one: chunks start C − V samples apart. Each is normalised as in training
-and its estimates are scaled back,
+A chunk has C samples and shares V with the next one: chunks start C − V samples apart. Each is
+normalised as in training, and its estimates are scaled back,
 
-    estimates = g · σ · network((chunk − μ) / σ)        μ, σ: mean and standard deviation of the chunk
+    estimates = g · σ · network((chunk − μ) / σ)        μ, σ: mean and standard deviation of chunk
 
-with a gain for each source, `MixtureFit`, because the loss of training knows neither level nor sign of an estimate; and the
-sources of the later of two neighbours are put into the order of the earlier one (`ordered`). Of the V shared
-samples, D at each side lack context on that side and are dropped; on the V − 2D between them the neighbours are joined by
-a linear cross-fade, whose two weights add up to 1.
+with a gain g for each source (`MixtureFit`), because the loss of training knows neither level nor
+sign of an estimate. The sources are put into the order of the chunk before (`ordered`). Of the V
+shared samples, D at each side lack context on that side and are dropped; on the V − 2D between them
+the chunks are joined by a linear cross-fade, whose two weights add up to 1.
 
-The last chunk starts earlier instead of being padded: the norms of the networks are over all time and would see the zeros.
-A recording no longer than a chunk is taken as it is.
+The last chunk starts earlier instead of being padded: the networks' norms are over all time and
+would see the zeros. A recording no longer than a chunk is taken as it is.
 
-Shapes: K channels, N sources, T samples. `blocks` are pieces of a signal one after another, of any lengths.
+Shapes: K channels, N sources, T samples. `blocks` are pieces of a signal one after another, of any
+lengths.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,10 +27,10 @@ from jaxsep.objective.permutation import best_permutation
 
 CHUNK_SECONDS = 30.0
 OVERLAP_SECONDS = 1.0
-# Of the overlap, at each side: 250 ms of 1 s. What a chunk lacks at its edge shows in the 100 ms next to it.
+# Of the overlap, at each side: 250 ms of 1 s. What a chunk lacks at its edge shows in 100 ms of it.
 DROPPED = 0.25
-# A change of order must raise the correlation, at most 1, by this. At the seams of recordings of real sounds the right order
-# is at least 0.2 above the wrong one; over silence nothing is.
+# A change of order must raise the correlation, at most 1, by this. At the seams of recordings of
+# real sounds the right order is at least 0.2 above the wrong one; over silence nothing is.
 CLEAR = 0.1
 RIDGE = 0.001
 ENVELOPE = 160  # samples to a value of an envelope: 20 ms at 8 kHz
@@ -39,7 +40,7 @@ Network = Callable[[np.ndarray], np.ndarray]  # [T] -> [N,T]
 
 
 class Plan(NamedTuple):
-    """In samples: a chunk (0: the recording as a whole), what neighbours share, what is dropped of it at each side."""
+    """Samples of a chunk (0: the recording as a whole), shared by two, dropped at each side."""
 
     length: int
     overlap: int
@@ -47,14 +48,15 @@ class Plan(NamedTuple):
 
 
 def make_plan(sample_rate: int, chunk: float, overlap: float) -> Plan:
-    """The plan for chunks and overlaps of so many seconds; an infinite chunk takes every recording as a whole.
+    """The plan for chunks and overlaps of so many seconds; chunk=inf is one chunk for all.
 
     Raises:
-      ValueError: the overlap is not above 0 and at most half a chunk, or is shorter than 4 samples.
+      ValueError: the overlap is not above 0 and at most half a chunk, or less than 4 samples.
     """
     if not 0 < overlap <= chunk / 2:
         raise ValueError(
-            f"overlap is {overlap:g} s; it must be above 0 and at most half of chunk, which is {chunk:g} s"
+            f"overlap is {overlap:g} s; it must be above 0 and at most half of chunk, "
+            f"which is {chunk:g} s"
         )
     if chunk == np.inf:
         return Plan(0, 0, 0)
@@ -69,22 +71,23 @@ def make_plan(sample_rate: int, chunk: float, overlap: float) -> Plan:
 def separate_blocks(
     blocks: Iterable[np.ndarray], network: Network, plan: Plan
 ) -> Iterator[np.ndarray]:
-    """The estimates of a signal, piece by piece; the memory it takes does not depend on the signal's length.
+    """The estimates of a signal, block by block, in memory that does not grow with the signal.
 
     Args:
       blocks: [K,T_i] float32, finite.
-      network: from a normalised mixture [T] to estimates [N,T]; called for each channel of each chunk by itself.
+      network: normalised mixture [T] -> estimates [N,T]; called for each channel of each chunk.
       plan: from `make_plan`.
 
     Yields:
-      [K,N,T_j] float32, as many samples in all as the blocks have; nothing for no samples. Where a chunk is constant its
-      estimates are zero. All channels have the sources in one order, as far as `ordered` can tell.
+      [K,N,T_j] float32, as many samples in all as the blocks have; nothing for no samples. The
+      estimates of a constant chunk are zero. All channels have the sources in one order, as far as
+      `ordered` can tell.
 
     Raises:
       ValueError: the network gave NaN or infinite values.
     """
     fit = MixtureFit()
-    before: np.ndarray | None = None  # the chunk before, in its final order
+    before: np.ndarray | None = None  # estimates of the chunk before, in their final order
     orders: np.ndarray | None = None
     first = end = given = 0  # where it starts and ends; samples yielded so far
     for start, chunk in chunked(blocks, plan):
@@ -95,9 +98,8 @@ def separate_blocks(
         if before is not None:
             fade_from, fade_to = end - plan.overlap + plan.dropped, end - plan.dropped
             yield before[..., given - first : fade_from - first]
-            weight = (np.arange(fade_to - fade_from, dtype=np.float32) + 0.5) / (
-                fade_to - fade_from
-            )
+            count = fade_to - fade_from
+            weight = (np.arange(count, dtype=np.float32) + 0.5) / count
             faded_out = before[..., fade_from - first : fade_to - first] * (1 - weight)
             yield faded_out + estimates[..., fade_from - start : fade_to - start] * weight
             given = fade_to
@@ -107,18 +109,18 @@ def separate_blocks(
 
 
 def chunked(blocks: Iterable[np.ndarray], plan: Plan) -> Iterator[tuple[int, np.ndarray]]:
-    """(its first sample, chunk [K,C]) of every chunk of blocks [K,T_i]; one chunk [K,T] where T ≤ C or the plan is for a whole.
+    """(its first sample, chunk [K,C]) of every chunk of blocks [K,T_i].
 
-    Every chunk starts C − V after the one before it; the last one where it ends with the signal.
+    Every chunk starts C − V after the one before; the last one where it ends with the signal. One
+    chunk [K,T] where T ≤ C, or where the plan is for the recording as a whole.
     """
     held: list[np.ndarray] = []  # the signal from `start` on
     start, count, hop = 0, 0, 0  # hop: from `start` to the next chunk, 0 before the first
     for block in blocks:
         held.append(block)
         count += block.shape[1]
-        while (
-            plan.length and count > hop + plan.length
-        ):  # more than a chunk: the last one is made at the end
+        # Only with more than a chunk at hand: the last chunk is made at the end.
+        while plan.length and count > hop + plan.length:
             signal = np.concatenate(held, axis=1)[:, hop:]
             start, count, held = start + hop, signal.shape[1], [signal]
             hop = plan.length - plan.overlap
@@ -130,7 +132,7 @@ def chunked(blocks: Iterable[np.ndarray], plan: Plan) -> Iterator[tuple[int, np.
 
 
 def estimate(chunk: np.ndarray, network: Network) -> np.ndarray:
-    """Estimates [N,T] of a chunk [T], normalised for the network and scaled back; zero where the chunk is constant."""
+    """Estimates [N,T] of a chunk [T], normalised for the network and scaled back; 0 if constant."""
     mean = chunk.mean(dtype=np.float64)
     centred = chunk - mean
     power = float(np.mean(np.square(centred)))
@@ -141,21 +143,24 @@ def estimate(chunk: np.ndarray, network: Network) -> np.ndarray:
         return np.zeros_like(estimates)
     if not np.isfinite(estimates).all():
         raise ValueError(
-            "the network gave NaN or infinite values: its parameters are damaged, or its training diverged"
+            "the network gave NaN or infinite values: "
+            "its parameters are damaged, or its training diverged"
         )
     return estimates * np.float32(scale)
 
 
 class MixtureFit:
-    """The gains that bring estimates ŝ to the level and sign that the sources have in the mixture o.
+    """The gains that bring estimates ŝ to the level and sign of the sources in the mixture o.
 
-    SI-SDR does not change when an estimate is multiplied by any number, a negative one too, so what training leaves there is
-    chance. It differs little over time: the gains are fitted to all chunks so far,
+    SI-SDR does not change when an estimate is multiplied by any number, negative ones too, so what
+    training leaves there is chance. It differs little over time: the gains are fitted to all chunks
+    so far,
 
         g = argmin ‖o − Σ_n g_n·ŝ_n‖² + RIDGE·‖o‖²·Σ_n (g_n − sign_n)²,    sign_n = sign <o, ŝ_n>
 
-    by least squares, which shares out sound that several estimates hold. The second term, and the limits |g_n| in [0.1, 10],
-    matter for estimates so faint, or so alike, that the first does not tell their gains.
+    by least squares, which shares out sound that several estimates hold. The second term, and the
+    limits |g_n| in [0.1, 10], matter for estimates so faint, or so alike, that the first does not
+    tell their gains.
     """
 
     def __init__(self) -> None:
@@ -164,11 +169,12 @@ class MixtureFit:
         self._power = 0.0
 
     def gains(self, estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
-        """[N] float32, after one more chunk: estimates [K,N,C], mixture [K,C]; one gain for all channels, which keep their
-        balance."""
-        for signals, target in zip(
-            estimates.astype(np.float64), mixture.astype(np.float64), strict=True
-        ):
+        """[N] float32, after one more chunk: estimates [K,N,C], mixture [K,C].
+
+        One gain for all channels, which keep their balance.
+        """
+        estimates, mixture = estimates.astype(np.float64), mixture.astype(np.float64)
+        for signals, target in zip(estimates, mixture, strict=True):
             signals = signals - signals.mean(axis=1, keepdims=True)
             target = target - target.mean()
             self._gram = self._gram + signals @ signals.T
@@ -187,17 +193,19 @@ def ordered(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put the sources of each channel of a chunk into order.
 
-    A channel follows its own past, as the same samples of the mixture are in both chunks, and channel 0 by the sources'
-    envelopes, which agree, unlike their waveforms, between microphones that stand apart. With r the correlation of
-    `correlations`, the order π has the largest
+    A channel follows its own past, since the same samples of the mixture are in both chunks. It
+    also follows channel 0 by the sources' envelopes, which agree between microphones that stand
+    apart, unlike waveforms. With r of `correlations`, the order π has the largest
 
         Σ_n r(past_n, estimates_π(n)) + Σ_n r(envelope of channel 0's n, envelope of estimates_π(n))
 
-    where that is clearly more than with the order the chunk before had; else, as over silence, that order stays.
+    where that is clearly more than in the order of the chunk before; else, as over silence, that
+    order stays.
 
     Args:
       estimates: [K,N,C] as the network gave them.
-      past: [K,N,W], the end of the chunk before, in order, on the first W samples of this one; None for the first chunk.
+      past: [K,N,W], the end of the chunk before, in order, on the first W samples of this one; None
+        for the first chunk.
       orders: [K,N] int, of the chunk before; None for the first chunk.
 
     Returns:
@@ -220,10 +228,11 @@ def ordered(
 
 
 def correlations(reference: np.ndarray, estimates: np.ndarray) -> np.ndarray:
-    """[N,N]: entry [n, m] = <reference_n, estimates_m> / (‖reference‖·‖estimates‖), the norms over all N sources.
+    """[N,N]: entry [n, m] = <reference_n, estimates_m> / (‖reference‖·‖estimates‖).
 
-    Its sum along an order is 1 for a perfect fit, and largest for the order with the least ‖reference − estimates_π‖: loud
-    sources count most, a silent one not at all. Zero where all is silent.
+    The norms are over all N sources. The sum along an order is 1 for a perfect fit, and largest for
+    the order with the least ‖reference − estimates_π‖: loud sources count most, a silent one not at
+    all. Zero where all is silent.
 
     reference, estimates: [N,T].
     """
@@ -233,38 +242,36 @@ def correlations(reference: np.ndarray, estimates: np.ndarray) -> np.ndarray:
 
 
 def envelopes(signals: np.ndarray) -> np.ndarray:
-    """[N, T // ENVELOPE]: the root mean square of every ENVELOPE samples of signals [N,T], its mean over time removed."""
+    """[N, T // ENVELOPE]: root mean square of every ENVELOPE samples of [N,T], less its mean."""
     count = signals.shape[1] // ENVELOPE
-    frames = (
-        signals[:, : count * ENVELOPE].reshape(len(signals), count, ENVELOPE).astype(np.float64)
-    )
-    levels = np.sqrt(np.mean(np.square(frames), axis=2))
+    frames = signals[:, : count * ENVELOPE].reshape(len(signals), count, ENVELOPE)
+    levels = np.sqrt(np.mean(np.square(frames.astype(np.float64)), axis=2))
     return levels - levels.sum(axis=1, keepdims=True) / max(count, 1)
 
 
 def mixture_consistent(
     estimates: Iterable[np.ndarray], mixture: Iterable[np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """Estimates that add up to the mixture: what they lack of it is shared out equally.
+    """Estimates that add up to the mixture: each gets an equal share of what they lack of it.
 
         ŝ_n + (o − Σ_m ŝ_m) / N
 
-    Source: Wisdom, Hershey, Wilson, Thorpe, Chinen, Patton, Saurous, "Differentiable consistency constraints for improved deep
-    speech enhancement", ICASSP 2019, with uniform weights: the nearest estimates, by squared error, that add up.
+    Source: Wisdom, Hershey, Wilson, Thorpe, Chinen, Patton, Saurous, "Differentiable consistency
+    constraints for improved deep speech enhancement", ICASSP 2019, with uniform weights: of all
+    estimates that add up, the nearest by squared error.
 
     Args:
       estimates: blocks [K,N,T_i].
-      mixture: blocks [K,T_j], at least as many samples in all; only what the estimates do not reach yet is kept.
+      mixture: blocks [K,T_j], at least as many samples in all; only what the estimates have not
+        reached yet is kept.
     """
     pieces = iter(mixture)
-    held = np.zeros((1, 0), np.float32)
+    held: np.ndarray | None = None  # the mixture that the estimates have not reached
     for block in estimates:
         samples, sources = block.shape[-1], block.shape[1]
-        waiting = [held] if held.size else []
-        count = held.shape[1]
-        while count < samples:
+        waiting = [] if held is None else [held]
+        while not waiting or sum(piece.shape[1] for piece in waiting) < samples:
             waiting.append(next(pieces))
-            count += waiting[-1].shape[1]
-        held = np.concatenate(waiting, axis=1) if waiting else held
+        held = np.concatenate(waiting, axis=1)
         yield block + ((held[:, :samples] - block.sum(axis=1)) / sources)[:, None]
         held = held[:, samples:]

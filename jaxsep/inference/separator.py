@@ -1,7 +1,7 @@
-"""A trained network as a function from sound to its sources, at any rate, of any length, for arrays and for streams."""
+"""A trained network as a function from sound to its sources, at any rate and of any length."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,40 @@ from jaxsep.inference.chunks import (
 )
 
 
+def load(
+    folder: str | os.PathLike,
+    *,
+    chunk: float = CHUNK_SECONDS,
+    overlap: float = OVERLAP_SECONDS,
+    trust: str = "",
+) -> "Separator":
+    """A separator from a run's folder or a model bundle.
+
+    >>> separator = load("runs/class_bias-demo")  # doctest: +SKIP
+    >>> sources = separator(audio, sample_rate)  # doctest: +SKIP
+
+    Args:
+      folder: of the run or the bundle.
+      chunk, overlap: seconds, see `chunks`; chunk=float("inf") takes every recording as a whole, in
+        memory that grows with it.
+      trust: 'package.module:Class' of a network outside jaxsep that the bundle may name; importing
+        it runs its code.
+
+    Raises:
+      ModelError: see `load_bundle`.
+      ValueError: chunk and overlap, see `chunks.make_plan`.
+    """
+    module, params, description = load_bundle(folder, trust=trust)
+    sample_rate = description["sample_rate"]
+    plan = make_plan(sample_rate, chunk, overlap)
+    return Separator(make_network(module, params), sample_rate, plan)
+
+
 @dataclass(frozen=True)
 class Separator:
-    """What `load` gives: called with an array it returns the sources, `stream` takes a recording piece by piece.
+    """What `load` gives: called with an array it returns the sources; `stream` takes blocks.
 
-    network: see `chunks.separate_blocks`; sample_rate: Hz, the network's.
+    network: see `chunks.separate_blocks`. sample_rate: the network's, Hz.
     """
 
     network: Network
@@ -33,14 +62,14 @@ class Separator:
     plan: Plan
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
-        """The sources [N,T] float32 of audio [T], or [T,channels], whose channels are averaged.
+        """The sources [N,T] of audio [T] or [T,channels], whose channels are averaged; float32.
 
-        They have the audio's own rate (Hz) and length and its scale; silence gives silence. Audio longer than a chunk is
-        separated chunk by chunk. Every length up to a chunk compiles the network anew, if its padding is another.
+        They have the audio's own rate (Hz), length and scale. Silence gives silence. Audio longer
+        than a chunk is separated chunk by chunk; a shorter one compiles the network for its length.
 
         Raises:
-          ValueError: audio is empty, not finite, not [T] or [T,channels], or shorter than a sample at the network's rate;
-            the network gave values that are not finite.
+          ValueError: audio is empty, not finite, not [T] or [T,channels], or shorter than a sample
+            at the network's rate; or the network gave values that are not finite.
         """
         audio = np.asarray(audio, np.float32)
         if audio.ndim not in (1, 2) or audio.size == 0 or not np.all(np.isfinite(audio)):
@@ -51,7 +80,7 @@ class Separator:
         return np.concatenate(list(self.stream([mono[None]], sample_rate)), axis=-1)[0]
 
     def stream(self, blocks: Iterable[np.ndarray], sample_rate: float) -> Iterator[np.ndarray]:
-        """The sources of a recording that is read piece by piece, in memory that does not depend on its length.
+        """The sources of a recording read block by block, in memory that does not grow with it.
 
         Args:
           blocks: [K,T_i] float32, finite, K channels; each is separated by itself.
@@ -73,24 +102,27 @@ class Separator:
                 taken += block.shape[-1]
                 yield block
 
-        inner = separate_blocks(
-            resampled(counted(), sample_rate, self.sample_rate), self.network, self.plan
-        )
+        at_network_rate = resampled(counted(), sample_rate, self.sample_rate)
+        estimates = separate_blocks(at_network_rate, self.network, self.plan)
         last = None
-        for block in resampled(inner, self.sample_rate, sample_rate):
+        for block in resampled(estimates, self.sample_rate, sample_rate):
             last = block[..., : taken - given]
             given += last.shape[-1]
             yield last
         if last is None:
             raise ValueError(
-                f"{taken} samples at {sample_rate} Hz are less than one at the network's {self.sample_rate} Hz"
+                f"{taken} samples at {sample_rate} Hz are less than one "
+                f"at the network's {self.sample_rate} Hz"
             )
         if given < taken:  # rounding of the two lengths: less than a sample at the network's rate
             yield np.zeros((*last.shape[:-1], taken - given), np.float32)
 
 
 def resampled(blocks: Iterable[np.ndarray], rate: float, wanted: float) -> Iterator[np.ndarray]:
-    """Blocks [...,T_i] float32 at another rate (soxr, high quality, no delay): T samples become about T·wanted / rate."""
+    """Blocks [...,T_i] float32 at another rate (soxr, high quality, without delay).
+
+    T samples become about T·wanted / rate.
+    """
     if rate == wanted:
         yield from blocks
         return
@@ -98,15 +130,13 @@ def resampled(blocks: Iterable[np.ndarray], rate: float, wanted: float) -> Itera
     for block in blocks:
         if stream is None:
             axes = block.shape[:-1]
-            stream = soxr.ResampleStream(
-                rate, wanted, int(np.prod(axes)), dtype="float32", quality="HQ"
-            )
+            signals = int(np.prod(axes))
+            stream = soxr.ResampleStream(rate, wanted, signals, dtype="float32", quality="HQ")
         frames = np.ascontiguousarray(block.reshape(-1, block.shape[-1]).T, np.float32)
         yield from _pieces(stream.resample_chunk(frames), axes)
     if stream is not None:
-        yield from _pieces(
-            stream.resample_chunk(np.zeros((0, int(np.prod(axes))), np.float32), last=True), axes
-        )
+        rest = stream.resample_chunk(np.zeros((0, signals), np.float32), last=True)
+        yield from _pieces(rest, axes)
 
 
 def _pieces(frames: np.ndarray, axes: tuple[int, ...]) -> Iterator[np.ndarray]:
@@ -114,49 +144,25 @@ def _pieces(frames: np.ndarray, axes: tuple[int, ...]) -> Iterator[np.ndarray]:
         yield frames.T.reshape(*axes, len(frames))
 
 
-def load(
-    folder: str | os.PathLike,
-    *,
-    chunk: float = CHUNK_SECONDS,
-    overlap: float = OVERLAP_SECONDS,
-    trust: str = "",
-) -> Separator:
-    """A separator from a run's folder or a model bundle: separator(audio, sample_rate) -> [N,T], see `Separator.__call__`.
-
-    Args:
-      folder: of the run or the bundle.
-      chunk, overlap: seconds, see `chunks`; chunk=float("inf") takes every recording as a whole, in memory that grows with it.
-      trust: 'package.module:Class' of a network outside jaxsep that the bundle may name; importing it runs its code.
-
-    Raises:
-      ModelError: see `load_bundle`.
-      ValueError: chunk and overlap, see `chunks.make_plan`.
-    """
-    module, params, description = load_bundle(folder, trust=trust)
-    sample_rate = int(description["sample_rate"])
-    return Separator(
-        make_network(module, params), sample_rate, make_plan(sample_rate, chunk, overlap)
-    )
-
-
 def make_network(module: Any, params: Any) -> Network:
     """The compiled network, mixture [T] -> estimates [N,T]; every length is compiled once.
 
-    The zeros that jaxsep's own networks add to a mixture are added here, so that short recordings of many lengths take few
-    compilations: the estimates are the same, as long as the network adds no more to what it is given.
+    The zeros that jaxsep's own networks add to a mixture are added here, so that short recordings
+    of many lengths take few compilations. The estimates are the same, as long as the network adds
+    no more to what it is given.
     """
-    padded: Callable[[int], int] = lambda samples: samples  # noqa: E731
-    if type(module) in models.FAMILIES.values():
-        # Without a gradient remat only keeps the loop over the blocks a loop: half the time to compile, less memory.
+    ours = type(module) in models.FAMILIES.values()
+    if ours:
+        # Without a gradient, remat only keeps the loop over the blocks a loop: half the time to
+        # compile, and less memory.
         module = module.clone(remat=True)
-        padded = module.padded
-    params, apply_fn = jax.device_put(params), jax.jit(module.apply)
+    params, apply = jax.device_put(params), jax.jit(module.apply)
 
     def network(mixture: np.ndarray) -> np.ndarray:
-        samples = len(mixture)
-        length = padded(samples) if padded(padded(samples)) == padded(samples) else samples
-        return np.asarray(
-            apply_fn({"params": params}, np.pad(mixture, (0, length - samples))[None])
-        )[0, :, :samples]
+        samples = length = len(mixture)
+        if ours and module.padded(module.padded(samples)) == module.padded(samples):
+            length = module.padded(samples)
+        padded = np.pad(mixture, (0, length - samples))
+        return np.asarray(apply({"params": params}, padded[None]))[0, :, :samples]
 
     return network

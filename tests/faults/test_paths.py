@@ -24,6 +24,7 @@ from jaxsep.data.packs.corpus import prepare
 from jaxsep.data.packs.premixed import prepare_premixed
 from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
 from jaxsep.inference.bundle import load_bundle, save_bundle
+from jaxsep.inference.inputs import find_recordings
 from jaxsep.main import main
 from jaxsep.open_data import unpack
 from jaxsep.report import __main__ as report
@@ -171,12 +172,10 @@ def test_results_of_a_recording_lie_below_the_output(tmp_path, name):
     """The folder of '...wav' would be '..', of '....wav' it is '...'."""
     soundfile.write(tmp_path / name, np_noise(100), 8000, format="WAV")
     if name == "...wav":
-        with pytest.raises(separate.CommandError, match="results would not lie below"):
-            separate.find_recordings([str(tmp_path / name)], tmp_path / "out")
+        with pytest.raises(ConfigError, match="results would not lie below"):
+            find_recordings([str(tmp_path / name)], tmp_path / "out")
     else:
-        assert list(separate.find_recordings([str(tmp_path / name)], tmp_path / "out")) == [
-            Path("...")
-        ]
+        assert list(find_recordings([str(tmp_path / name)], tmp_path / "out")) == [Path("...")]
 
 
 def pipe(path):

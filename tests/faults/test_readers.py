@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import soundfile
 from archives import archive, tar
+from flax.traverse_util import flatten_dict
 from fuzz import EXAMPLES, damaged, hunt, json_damaged, outcome, places, shuffled, shuffles
 from hypothesis import strategies as st
 from npz import edited_arrays, npy, npz
@@ -36,7 +37,7 @@ from trees import write_esc50
 from jaxsep.data.layouts import read_layout
 from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
 from jaxsep.files import read_arrays
-from jaxsep.inference.bundle import flatten, load_bundle, save_bundle
+from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.models.torch_import.convert import from_file
 from jaxsep.open_data import unpack
 from jaxsep.report.build import build
@@ -95,7 +96,7 @@ def made(tmp_path_factory, reference_dir) -> Made:
     save_bundle(model, params, family="original", fields=FIELDS, sample_rate=8000, about=about)
     slim_run(runs / "run")
     slim_run(runs / "other", "weighting.name='uniform'", seed=1)
-    return Made(model, flatten(params), runs, reference_dir)
+    return Made(model, flatten_dict(params, sep="/"), runs, reference_dir)
 
 
 # Models.
@@ -108,7 +109,7 @@ def copied_model(folder: Path, made: Made) -> Path:
 def read_model(folder: Path, made: Made) -> dict[str, np.ndarray]:
     """The parameters; of the network that was saved, as no case changes shapes and fields alike."""
     module, params, description = load_bundle(folder)
-    read = flatten(params)
+    read = flatten_dict(params, sep="/")
     assert {name: (array.shape, array.dtype) for name, array in read.items()} == {
         name: (array.shape, array.dtype) for name, array in made.params.items()
     }
@@ -285,7 +286,10 @@ def long_name():
 BOMBS = {
     "tuples as a class's name": (doubling(b"q\x01h\x01\x93."), "damaged pickle"),
     "tuples as a key": (b"}" + doubling(b"Ns."), "neither text nor number"),
-    "tuples as a call's arguments": (b"ccollections\nOrderedDict\n" + doubling(b"R."), "a call of"),
+    "tuples as a call's arguments": (
+        b"ccollections\nOrderedDict\n" + doubling(b"R."),
+        "damaged pickle",
+    ),
     "tuples as a storage": (doubling(b"Q."), "damaged pickle"),
     "tuples as a state dict": (doubling(b"."), "holds a tuple"),
     "tuples as an entry": (b"}" + text("a") + doubling(b"s."), "no tensors: 'a'"),

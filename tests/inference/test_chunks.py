@@ -1,4 +1,7 @@
-"""Long signals through short chunks: nothing lost, nothing padded, one order, one level. Networks here are plain functions."""
+"""Long signals through short chunks: nothing lost, nothing padded, one order, one level.
+
+Networks are plain functions here.
+"""
 
 import numpy as np
 import pytest
@@ -114,7 +117,7 @@ def correlation(a, b):
 
 
 def test_sources_keep_their_order_level_and_sign():
-    """The network gives the sources in an order that changes with every chunk, at levels and signs of its outputs."""
+    """The network's order changes with every chunk; its outputs have any level and sign."""
     swaps = iter([0, 1, 1, 0, 1, 0, 0, 1, 1, 0, 1, 1])
 
     def network(x):
@@ -168,7 +171,7 @@ def test_silence_is_silent_and_keeps_the_order():
     found = separated(sources.sum(0), network)
     assert np.all(found[:, 2550:3250] == 0), "of the chunk that starts at 2400 alone"
     assert np.all(np.isfinite(found))
-    # After the silence nothing tells the sources: the order of the outputs is the last one that was known.
+    # After the silence nothing tells the sources: the outputs keep the last known order.
     for n, source in enumerate(sources):
         assert correlation(source[:1900], found[n, :1900]) > 0.95
         assert correlation(source[4300:], found[n, 4300:]) > 0.95

@@ -1,18 +1,19 @@
 """The networks against the authors' numbers, at every length and depth, and `create`."""
 
+import functools
 import json
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.flatten_util import ravel_pytree
 
 from jaxsep.models import FAMILIES, count_params, create, layers
 from jaxsep.models.sudormrf import Mask
-from jaxsep.models.torch_import.convert import from_state_dict
+from jaxsep.models.torch_import import from_state_dict
 
 SMALL = {"out_channels": 4, "in_channels": 6, "num_blocks": 1, "enc_num_basis": 8}
 LN_MASK_IN = 2 * 512  # the authors' unused layer, counted in the published sizes
@@ -72,33 +73,16 @@ def test_authors_fields(reference):
     assert {name: getattr(module, name) for name in fields} == fields
 
 
-@pytest.mark.parametrize("tolerance", [1e-4])
-def test_authors_output(reference, tolerance):
-    _, stored, module, params = reference
-    assert (
-        difference(jax.jit(module.apply)({"params": params}, stored["input"]), stored["output"])
-        <= tolerance
-    )
-
-
-def ravel(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-
-
 def block_by_block(params):
     """The blocks' arrays, which are stacked, as one tree for each block."""
     count = len(params["blocks"]["expand"]["bias"])
-    return {
-        **params,
-        "blocks": [
-            jax.tree.map(lambda array, i=i: array[i], params["blocks"]) for i in range(count)
-        ],
-    }
+    blocks = [jax.tree.map(lambda array, i=i: array[i], params["blocks"]) for i in range(count)]
+    return {**params, "blocks": blocks}
 
 
-@pytest.mark.parametrize("tolerance", [1e-3])
-def test_authors_gradients(reference, tolerance):
-    """Every parameter's gradient of Σ output · probe; stored in the layout of the parameters, and imported like them."""
+@pytest.mark.parametrize(("output_tolerance", "gradient_tolerance"), [(1e-4, 1e-3)])
+def test_authors_output_and_gradients(reference, output_tolerance, gradient_tolerance):
+    """Gradients of Σ output · probe; stored in the layout of the parameters, imported like them."""
     family, stored, module, params = reference
     weights = {
         name.removeprefix("grad/"): value
@@ -106,18 +90,24 @@ def test_authors_gradients(reference, tolerance):
         if name.startswith("grad/")
     }
     _, wanted = from_state_dict(weights, family)
-    mixture, probe = jnp.asarray(stored["input"]), jnp.asarray(stored["probe"])
-    found = jax.jit(
-        jax.grad(lambda params: jnp.sum(module.apply({"params": params}, mixture) * probe))
-    )(params)
-    found, wanted = block_by_block(found), block_by_block(wanted)
-    differences = jax.tree_util.tree_leaves_with_path(jax.tree.map(difference, found, wanted))
+
+    @jax.jit
+    def run(params, mixture, probe):
+        output, pull = jax.vjp(lambda params: module.apply({"params": params}, mixture), params)
+        return output, pull(probe)[0]
+
+    output, gradients = run(params, stored["input"], stored["probe"])
+    assert difference(output, stored["output"]) <= output_tolerance
+    differences = jax.tree.map(difference, block_by_block(gradients), block_by_block(wanted))
+    differences = jax.tree_util.tree_leaves_with_path(differences)
     assert len(differences) == len(weights)
-    assert [(jax.tree_util.keystr(path), d) for path, d in differences if not d <= tolerance] == []
+    beyond = [(path, d) for path, d in differences if not d <= gradient_tolerance]
+    assert beyond == []
 
 
-# Published sizes (0.79, 1.42, 2.66 and 5.02 M) in full, as counted in the authors' code at upsampling_depth 5. The paper's own
-# kernel of 41 samples adds 20 taps to 512 encoder and 2·512 decoder bases of the network with 8 blocks: 1,414,790 + 30,720.
+# Published sizes (0.79, 1.42, 2.66 and 5.02 M) in full, as counted in the authors' code at
+# upsampling_depth 5. The paper's own kernel of 41 samples adds 20 taps to 512 encoder and 2·512
+# decoder bases of the network with 8 blocks: 1,414,790 + 30,720.
 @pytest.mark.parametrize(
     ("family", "fields", "published"),
     [
@@ -135,23 +125,24 @@ def test_number_of_parameters(family, fields, published):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("depth", range(1, 7))
-def test_any_length_has_a_shape(family, depth):
-    module = create(
-        family, **SMALL, upsampling_depth=depth, enc_kernel_size=41 if depth % 2 else 20
-    )
+@pytest.mark.parametrize(("depth", "taps"), [(1, 41), (4, 20), (6, 20)])
+def test_any_length_has_a_shape(family, depth, taps):
+    module = create(family, **SMALL, upsampling_depth=depth, enc_kernel_size=taps)
     params = shapes(module)
-    for samples in (1, 2, 3, 7, 100, 1237):
+    for samples in (1, 7, 1237):
         mixture = jax.ShapeDtypeStruct((2, samples), jnp.float32)
         estimates = jax.eval_shape(module.apply, {"params": params}, mixture)
         assert estimates.shape == (2, 2, samples)
 
 
 # 161 samples at kernel 41 and depth 5 are where the authors' original network fails.
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("samples", "depth", "taps", "sources"),
-    [(1, 3, 21, 3), (7, 1, 2, 1), (161, 5, 41, 2)],
+    ("family", "samples", "depth", "taps", "sources"),
+    [
+        ("original", 161, 5, 41, 2),
+        ("original", 7, 1, 2, 1),
+        ("improved", 1, 3, 21, 3),
+    ],
 )
 def test_any_length_runs(family, samples, depth, taps, sources):
     module = create(
@@ -203,11 +194,13 @@ def test_padding_is_silence_at_the_end(family, samples, length, tolerance):
     ("channels", "sources", "tolerance"), [(3, 1, 1e-5), (3, 2, 1e-5), (12, 3, 1e-5), (8, 2, 1e-5)]
 )
 def test_masks(channels, sources, tolerance):
-    """Against one layer after the other, with a softmax over the sources or one sigmoid; fewer, more and 8 channels."""
+    """Against one layer after the other; softmax or one sigmoid; fewer, more and 8 channels."""
     module, x = Mask(8, sources), noise(2, 5, channels)
     encoded = noise(2, 5, 8)
-    params = module.init(jax.random.key(1), x, encoded)["params"]
-    masked = module.apply({"params": params}, x, encoded)
+    tree = jax.eval_shape(module.init, jax.random.key(1), x, encoded)["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), tree)
+    masked = jax.jit(module.apply)({"params": params}, x, encoded)
     bases = (
         x if channels == 8 else x @ params["input"]["kernel"] + params["input"]["bias"][None, None]
     )
@@ -223,7 +216,7 @@ def test_masks(channels, sources, tolerance):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_initial_values(family):
-    """PyTorch's defaults, from the fan in; Glorot's at both ends of the improved network, as the authors set it."""
+    """PyTorch's, from the fan in; Glorot's at both ends of the improved network, as the authors."""
     module = create(
         family, out_channels=48, in_channels=64, num_blocks=1, upsampling_depth=2, enc_num_basis=64
     )
@@ -249,20 +242,47 @@ def test_initial_values(family):
     assert (params["encoder_norm"]["bias"] == 0).all()
 
 
+@functools.cache
+def estimates_and_gradients(family, **fields):
+    """Of a network with two blocks: estimates, and gradients of a loss that sees no mean."""
+    module = create(family, **SMALL | {"num_blocks": 2}, upsampling_depth=2, **fields)
+    mixture, probe = noise(2, 240), noise(2, 2, 240)
+    probe = probe - probe.mean(2, keepdims=True)
+
+    @jax.jit
+    def run(params, mixture, probe):
+        estimates, pull = jax.vjp(lambda params: module.apply({"params": params}, mixture), params)
+        return estimates, pull(probe)[0]
+
+    return run(drawn(module), mixture, probe)
+
+
 @pytest.mark.parametrize(("family", "tolerance"), [("original", 1e-4), ("improved", 1e-4)])
 def test_frozen_parameters_do_not_matter_to_a_zero_mean_loss(family, tolerance):
-    module = create(family, **SMALL, upsampling_depth=2)
-    params, mixture = drawn(module), noise(2, 240)
-    probe = noise(2, 2, 240)
-    probe = probe - probe.mean(2, keepdims=True)
-    gradients = jax.jit(
-        jax.grad(lambda params: jnp.sum(module.apply({"params": params}, mixture) * probe))
-    )(params)
-    sizes = {
-        tuple(key.key for key in path): float(jnp.abs(leaf).max())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
-    }
-    assert {path for path, size in sizes.items() if size < tolerance} == set(module.FROZEN)
+    leaves = jax.tree_util.tree_leaves_with_path(estimates_and_gradients(family)[1])
+    sizes = {tuple(key.key for key in path): float(jnp.abs(leaf).max()) for path, leaf in leaves}
+    assert {path for path, size in sizes.items() if size < tolerance} == set(
+        FAMILIES[family].FROZEN
+    )
+
+
+@pytest.mark.parametrize(("family", "tolerance"), [("improved", 1e-5)])
+def test_remat_changes_no_number(family, tolerance):
+    """But for the order of sums."""
+    actual = block_by_block(estimates_and_gradients(family, remat=True)[1])
+    wanted = block_by_block(estimates_and_gradients(family)[1])
+    assert max(jax.tree.leaves(jax.tree.map(difference, actual, wanted))) <= tolerance
+
+
+@pytest.mark.parametrize("family", ["original"])
+def test_bfloat16_keeps_parameters_and_estimates_in_float32(family):
+    """Rounding to 8 bits between layers: an error of some per cent, and not zero."""
+    actual, gradients = estimates_and_gradients(family, dtype="bfloat16")
+    wanted, wanted_gradients = estimates_and_gradients(family)
+    assert {leaf.dtype for leaf in jax.tree.leaves((actual, gradients))} == {jnp.dtype("float32")}
+    assert 1e-5 < difference(actual, wanted) < 0.05
+    flat, wanted_flat = (ravel_pytree(tree)[0] for tree in (gradients, wanted_gradients))
+    assert difference(flat, wanted_flat) < 0.1
 
 
 def test_a_module_of_the_users():
@@ -294,6 +314,8 @@ def test_a_module_of_the_users():
         ("improved", {"num_sources": True}, r"model\.num_sources is True; .*integer"),
         ("improved", {"enc_kernel_size": 1}, r"model\.enc_kernel_size is 1; .*at least 2"),
         ("original", {"enc_num_basis": 33}, r"model\.enc_num_basis is 33; .*even"),
+        ("original", {"dtype": "float16"}, r"model\.dtype is 'float16'; it must be 'float32' or"),
+        ("original", {"remat": 1}, r"model\.remat is 1; it must be True or False"),
     ],
 )
 def test_create_names_what_is_wrong(family, fields, message):
@@ -311,59 +333,3 @@ def test_defaults_are_the_authors():
         module.upsampling_depth,
     ) == (128, 512, 16, 4)
     assert (module.enc_kernel_size, module.enc_num_basis, module.num_sources) == (21, 512, 2)
-
-
-@pytest.mark.parametrize(("family", "tolerance"), [("improved", 1e-5)])
-def test_remat_changes_no_number(family, tolerance):
-    """The gradient, but for the order of sums."""
-    fields = {
-        "out_channels": 8,
-        "in_channels": 12,
-        "num_blocks": 3,
-        "upsampling_depth": 2,
-        "enc_num_basis": 16,
-    }
-    mixture = np.random.default_rng(0).standard_normal((2, 400), np.float32)
-    params = initialised(create(family, **fields))
-
-    def gradients(remat):
-        module = create(family, **fields, remat=remat)
-        return jax.jit(
-            jax.grad(lambda params: jnp.sum(jnp.square(module.apply({"params": params}, mixture))))
-        )(params)
-
-    differences = jax.tree.map(
-        difference, block_by_block(gradients(True)), block_by_block(gradients(False))
-    )
-    assert max(jax.tree.leaves(differences)) <= tolerance
-
-
-@pytest.mark.parametrize("family", ["original"])
-def test_bfloat16_keeps_parameters_and_estimates_in_float32(family):
-    """Rounding to 8 bits between layers: an error of some per cent, of single gradients more, and not zero."""
-    fields = {
-        "out_channels": 8,
-        "in_channels": 12,
-        "num_blocks": 2,
-        "upsampling_depth": 2,
-        "enc_num_basis": 16,
-    }
-    mixture = np.random.default_rng(0).standard_normal((2, 400), np.float32)
-    params = initialised(create(family, **fields))
-
-    @partial(jax.jit, static_argnums=0)
-    def run(dtype):
-        module = create(family, **fields, dtype=dtype)
-        estimates, pull = jax.vjp(lambda params: module.apply({"params": params}, mixture), params)
-        return estimates, pull(estimates)[0]
-
-    (wanted, wanted_gradients), (found, gradients) = run("float32"), run("bfloat16")
-    assert {leaf.dtype for leaf in jax.tree.leaves((found, gradients))} == {jnp.dtype("float32")}
-    assert 1e-5 < difference(found, wanted) < 0.05
-    assert difference(ravel(gradients), ravel(wanted_gradients)) < 0.1
-
-
-@pytest.mark.parametrize(("field", "value"), [("dtype", "float16"), ("remat", 1)])
-def test_dtype_and_remat_are_checked(field, value):
-    with pytest.raises(ValueError, match=f"model.{field} is {value!r}; it must be"):
-        create("original", **{field: value})

@@ -18,8 +18,8 @@ from torch_files import (
     write_state_dict,
 )
 
+from jaxsep.models.torch_import import UnsafePickleError, from_file, from_state_dict
 from jaxsep.models.torch_import.archive import read_state_dict
-from jaxsep.models.torch_import.convert import UnsafePickleError, from_file, from_state_dict
 
 
 @pytest.mark.parametrize(
@@ -138,22 +138,28 @@ def test_foreign_names_are_refused(tmp_path, protocol, make, name):
     ("body", "message"),
     [
         (b"ctorch.hub\nload\n(" + text("x") + b"tR.", r"torch\.hub\.load"),
-        (b"ctorch.nn.modules.conv\nConv1d\n)R.", r"call of torch\.nn\.modules\.conv\.Conv1d"),
-        (
-            b"ctorch.nn.modules.conv\nConv1d\n" + numbers([1]) + b"\x81.",
-            r"object of torch\.nn\.modules\.conv\.Conv1d",
-        ),
-        (
-            b"ccollections\nOrderedDict\n" + numbers([1]) + b"R.",
-            r"call of collections\.OrderedDict",
-        ),
-        (
-            b"ctorch._utils\n_rebuild_parameter\n" + numbers([1]) + b"R.",
-            r"call of torch\._utils\._rebuild_parameter",
-        ),
+        (b"ctorch.nn.modules.conv\nConv1d\n)R.", "neither m.weight"),  # a shell, as inert as any
+        (b"ctorch.nn.modules.conv\nConv1d\n" + numbers([1]) + b"\x81.", "damaged pickle"),
+        (b"ctorch.nn.modules.conv\nConv1d\n" + numbers([1]) + b"R.", "damaged pickle"),
+        (b"ccollections\nOrderedDict\n" + numbers([1]) + b"R.", "damaged pickle"),
+        (b"ccollections\nOrderedDict\n)\x81.", "damaged pickle"),
+        (b"ctorch\nFloatStorage\n)R.", "damaged pickle"),
+        (b"ctorch._utils\n_rebuild_parameter\n" + numbers([1]) + b"R.", "without tensor"),
+        # Attributes are out of reach: no dotted names, no state for functions and classes.
+        (b"\x8c\x0ctorch._utils\x8c\x1e_rebuild_tensor_v2.__globals__\x93.", "it asks for"),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n}b.", "a state for something that is no layer"),
+        (b"ctorch.nn.modules.conv\nConv1d\n}b.", "a state for something that is no layer"),
+        (b"ccollections\nOrderedDict\n)R}" + text("items") + b"Nsb.", "neither m.weight"),
+        # What the machine in C would allocate or hash.
+        (b"Nr\xff\xff\xff\xff.", "neither a network nor a state dict"),
+        (b"B\xff\xff\xff\x7fab.", "instruction BINBYTES"),
+        (b"X\xff\xff\xff\x7fab.", "damaged pickle"),
+        (b"\x8b\xff\xff\xff\x7fab.", "instruction LONG4"),
+        (b"\x95" + bytes(7) + b"\x7f.", "damaged pickle"),
+        (b"\xff.", "instruction 255"),
         (b"(ios\nsystem\n.", "instruction INST"),
         (b"\x82\x01.", "instruction EXT1"),
-        (b"\x96" + (2**40).to_bytes(8, "little"), "damaged pickle|instruction"),
+        (b"\x96" + (2**40).to_bytes(8, "little"), "instruction BYTEARRAY8"),
     ],
 )
 def test_other_uses_are_refused(tmp_path, body, message):

@@ -1,15 +1,17 @@
-"""Primitives of the separation networks' blocks, channels last, as pure functions of arrays: convolutions and resolution.
-Norms and PReLU: `norms`.
+"""The convolutions of the networks' blocks, and the step between their resolutions, channels last.
 
-Shapes: B batch, F frames, C channels. All functions take the batch axis first; further axes come from `jax.vmap`.
-Results have the dtype of x. Where that is narrower than float32, loops and sums compute in float32 (parameters are
-float32 and stay so), and matrix products add up in float32.
+    product            1×1 convolution
+    depthwise_conv     one filter of five taps for each channel, stride 1 or 2
+    depthwise_branch   the same, for an input that has a second reader
+    add_upsampled      a fine resolution plus the coarser one below it
 
-All carry hand-written gradients (`jax.custom_vjp`), equal to those of automatic differentiation up to rounding: what
-that writes here is slow on a CPU (see `backend`, where formulations are chosen, and what its functions ask of them).
-Second derivatives and forward mode (`jax.jvp`) are not supported.
+All are pure functions of arrays with the batch axis first; `jax.vmap` gives further axes. Shapes:
+B batch, F frames, C channels. Results have the type of x. Where that is narrower than float32,
+parameters stay float32, and loops, sums and matrix products add up in float32.
 
-Source: Tzinis, Wang, Smaragdis, "Sudo rm -rf: efficient networks for universal audio source separation", MLSP 2020.
+The gradients are written by hand (`jax.custom_vjp`), because those of automatic differentiation are
+slow on a CPU; both are equal up to rounding. Second derivatives and `jax.jvp` are not supported.
+`reference` has the same functions in plain jax.numpy.
 """
 
 from functools import partial, reduce
@@ -19,46 +21,46 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxsep.models.kernels.backend import apart, on_cpu, wide
+from jaxsep.models.kernels.backend import at_least_float32, on_cpu, uninlined
 
 KERNEL = 5  # taps of every depthwise convolution of the family
 PADDING = 2
-TILE = 8  # frames that one step of the parameter gradients' loop adds up
+TILE = 8  # neighbouring frames that one step of the kernel gradient's loop adds up
 
 
-# --- 1×1 convolution ---------------------------------------------------------------------------------------------------
+# --- 1×1 convolution ------------------------------------------------------------------------------
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x: Array, kernel: Array, dtype: Any = None) -> Array:
     """1×1 convolution without its bias: y[b, f] = x[b, f] · kernel.
 
-    x: [B,F,Ci]; kernel: [Ci,Co]; dtype: of the result, x's where None. Returns [B,F,Co].
+    x: [B,F,Ci]; kernel: [Ci,Co]; dtype: of the result, that of x where None. Returns [B,F,Co].
     """
     return _product(x, kernel, dtype=dtype)
 
 
 def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
-    """Product over one axis of each, added up in float32 or wider."""
+    """Matrix product over one axis of each, added up in float32 or wider."""
     contracted = ((axes[:1], axes[1:]), ((), ()))
-    return lax.dot_general(
-        a, b, contracted, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32)
-    )
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(a, b, contracted, preferred_element_type=wide)
 
 
-@partial(apart, static=("dtype",))
+@partial(uninlined, static=("dtype",))
 def _product(x: Array, kernel: Array, *, dtype: Any) -> Array:
     return _dot(x, kernel.astype(x.dtype), (2, 0)).astype(dtype or x.dtype)
 
 
-@apart
+@uninlined
 def _product_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-    narrow = g.astype(x.dtype)
-    x_rows, g_rows = x.reshape(-1, x.shape[-1]), narrow.reshape(-1, g.shape[-1])
-    # A product over rows costs a transposed copy of its left operand on a CPU: let that be the smaller one.
+    """dx = g · kernelᵀ and dkernel = Σ_{b,f} x[b, f] ⊗ g[b, f]."""
+    g = g.astype(x.dtype)
+    x_rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    # A product over rows transposes a copy of its left operand on a CPU: the smaller goes left.
     smaller_first = x_rows.shape[1] <= g_rows.shape[1]
     dkernel = _dot(x_rows, g_rows, (0, 0)) if smaller_first else _dot(g_rows, x_rows, (0, 0)).T
-    return _dot(narrow, kernel.astype(x.dtype), (2, 1)).astype(x.dtype), dkernel
+    return _dot(g, kernel.astype(x.dtype), (2, 1)).astype(x.dtype), dkernel
 
 
 product.defvjp(
@@ -67,12 +69,14 @@ product.defvjp(
 )
 
 
-# --- depthwise convolution ---------------------------------------------------------------------------------------------
+# --- depthwise convolution ------------------------------------------------------------------------
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
-    """One filter per channel, without its bias: y[b, f, c] = Σ_j kernel[j, c] · x[b, f·stride + j − 2, c], zeros outside.
+    """One filter for each channel, without a bias, zeros outside of x.
+
+        y[b, f, c] = Σ_j kernel[j, c] · x[b, f·stride + j − 2, c]
 
     x: [B,F,C], F ≥ 1; kernel: [5,C]; stride: 1 or 2. Returns [B,⌈F/stride⌉,C].
     """
@@ -81,36 +85,39 @@ def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_branch(x: Array, kernel: Array, stride: int) -> tuple[Array, Array]:
-    """`depthwise_conv(x, kernel, stride)`, and x again for its next reader: the gradients of both uses of x are added up
-    in the loop that makes the first."""
+    """`depthwise_conv(x, kernel, stride)`, and x for its next reader.
+
+    The gradient of that reader then comes in here, and is added in the loop that makes the
+    gradient of the convolution, which spares a loop over x.
+    """
     return _depthwise(x, *kernel, stride=stride), x
 
 
 def _padded(x: Array, before: int, after: int) -> Array:
-    """Zeros before and after in time; what is negative is cut. (`jnp.pad` would be a call inside a call.)"""
+    """Zeros before and after in time; negative numbers cut. (`jnp.pad` is a call of its own.)"""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (before, after, 0), (0, 0, 0)))
 
 
 def _windows(x: Array, first: int, frames: int, stride: int) -> list[Array]:
-    """For each tap j the frames x[:, f·stride + first + j], f < frames; zeros outside x."""
+    """For each tap j the frames x[:, f·stride + first + j], f < frames; zeros outside of x."""
     span = (frames - 1) * stride + 1
     starts = range(first, first + KERNEL)
     return [_padded(x, -start, start + span - x.shape[1])[:, ::stride] for start in starts]
 
 
-@partial(apart, static=("stride",))
+@partial(uninlined, static=("stride",))
 def _depthwise(x: Array, *taps: Array, stride: int) -> Array:
-    # The taps come one by one: XLA's loops over several rows of one small array are slower by a factor of 4.
+    # The taps come one by one: a loop over rows of one small array is slower by a factor of 4.
     windows = _windows(x, -PADDING, -(-x.shape[1] // stride), stride)
     terms = [window * tap[None, None] for window, tap in zip(windows, taps, strict=True)]
     return reduce(jnp.add, terms).astype(x.dtype)
 
 
-@partial(apart, static=("stride", "frames"))
+@partial(uninlined, static=("stride", "frames"))
 def _depthwise_input_gradient(
     g: Array, taps: tuple[Array, ...], *others: Array, stride: int, frames: int
 ) -> Array:
-    """Gradient of x [B,frames,C] given that of the convolution, and others, the gradients of other uses of x."""
+    """Gradient of x [B,frames,C]; others: the gradients of other readers of x, added."""
     beyond, zero = frames - (g.shape[1] - 1) * stride - 1, jnp.zeros((), g.dtype)
 
     def moved(number: int) -> Array:
@@ -122,43 +129,44 @@ def _depthwise_input_gradient(
     return reduce(jnp.add, terms).astype(g.dtype)
 
 
+@partial(uninlined, static=("stride",))
+def _depthwise_kernel_gradient(x: Array, g: Array, *, stride: int) -> Array:
+    return (_kernel_gradient_tiled if on_cpu() else _kernel_gradient_plain)(x, g, stride)
+
+
 def _kernel_gradient_plain(x: Array, g: Array, stride: int) -> Array:
     """Σ_{b,f} g[b, f] · x[b, f·stride + j − 2] for the five taps j, [5,C]."""
     windows = _windows(x, -PADDING, g.shape[1], stride)
-    return jnp.stack([(wide(g) * window).sum((0, 1)) for window in windows])
+    return jnp.stack([(at_least_float32(g) * window).sum((0, 1)) for window in windows])
 
 
 def _kernel_gradient_tiled(x: Array, g: Array, stride: int) -> Array:
-    """The same, tiles of frames added up first (see `backend`). The first and the last tile are apart from the others, which
-    read x inside its bounds."""
+    """The same, tiles of neighbouring frames added up first (see `backend`).
+
+    The tiles between the first and the last one read x inside its bounds, without padding.
+    """
     tiles = g.shape[1] // TILE
     if tiles < 3:
         return _kernel_gradient_plain(x, g, stride)
     first, last = TILE, (tiles - 1) * TILE
-    inner_g = [wide(g[:, first + row : last : TILE]) for row in range(TILE)]
+    inner_g = [at_least_float32(g[:, first + row : last : TILE]) for row in range(TILE)]
 
     def inner(tap: int) -> Array:
         stop = (last - 1) * stride + KERNEL
-        windows = (
-            x[:, (first + row) * stride + tap - PADDING : stop : TILE * stride]
-            for row in range(TILE)
-        )
-        return reduce(
-            jnp.add,
-            [rows * window[:, : tiles - 2] for rows, window in zip(inner_g, windows, strict=True)],
-        )
+        products = []
+        for row in range(TILE):
+            start = (first + row) * stride + tap - PADDING
+            window = x[:, start : stop : TILE * stride][:, : tiles - 2]
+            products.append(inner_g[row] * window)
+        return reduce(jnp.add, products)
 
     def edge(edge_g: Array, start: int) -> Array:
         windows = _windows(x, start * stride - PADDING, edge_g.shape[1], stride)
-        return jnp.stack([wide(edge_g) * window for window in windows], axis=2).sum((0, 1))
+        products = [at_least_float32(edge_g) * window for window in windows]
+        return jnp.stack(products, axis=2).sum((0, 1))
 
     totals = jnp.stack([inner(tap) for tap in range(KERNEL)], axis=2).sum((0, 1))
     return totals + edge(g[:, :first], 0) + edge(g[:, last:], last)
-
-
-@partial(apart, static=("stride",))
-def _depthwise_kernel_gradient(x: Array, g: Array, *, stride: int) -> Array:
-    return (_kernel_gradient_tiled if on_cpu() else _kernel_gradient_plain)(x, g, stride)
 
 
 def _depthwise_gradients(
@@ -170,7 +178,8 @@ def _depthwise_gradients(
 
 
 depthwise_conv.defvjp(
-    lambda x, kernel, stride: (depthwise_conv(x, kernel, stride), (x, kernel)), _depthwise_gradients
+    lambda x, kernel, stride: (depthwise_conv(x, kernel, stride), (x, kernel)),
+    _depthwise_gradients,
 )
 depthwise_branch.defvjp(
     lambda x, kernel, stride: (depthwise_branch(x, kernel, stride), (x, kernel)),
@@ -178,25 +187,25 @@ depthwise_branch.defvjp(
 )
 
 
-# --- resolution --------------------------------------------------------------------------------------------------------
+# --- resolution -----------------------------------------------------------------------------------
 
 
 @jax.custom_vjp
 def add_upsampled(fine: Array, coarse: Array) -> Array:
-    """fine, and coarse at twice as many frames by repetition: y[b, f] = fine[b, f] + coarse[b, f // 2].
+    """y[b, f] = fine[b, f] + coarse[b, f // 2]: each coarse frame is repeated once.
 
     fine: [B,2F,C]; coarse: [B,F,C]. Returns [B,2F,C].
     """
     return _add_upsampled(fine, coarse)
 
 
-@apart
+@uninlined
 def _add_upsampled(fine: Array, coarse: Array) -> Array:
     batch, frames, channels = coarse.shape
     return (fine.reshape(batch, frames, 2, channels) + coarse[:, :, None]).reshape(fine.shape)
 
 
-# Automatic differentiation sums over an axis of length two; the two strided slices are an element-wise loop.
+# Automatic differentiation sums over an axis of length two; adding two slices is one plain loop.
 add_upsampled.defvjp(
     lambda fine, coarse: (_add_upsampled(fine, coarse), None),
     lambda _, g: (g, g[:, 0::2] + g[:, 1::2]),

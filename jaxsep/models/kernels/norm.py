@@ -1,6 +1,14 @@
-"""Norm and PReLU of the separation networks' blocks, channels last, as pure functions of arrays.
+"""Norm and PReLU of the networks' blocks, channels last.
 
-Shapes, dtypes and gradients as in `ops`: B batch, F frames, C channels; hand-written gradients, sums in float32.
+    global_norm   one mean and variance for each example, over all frames and channels
+    prelu         a slope below zero
+    norm_prelu    the one after the other, without keeping what lies between
+
+Shapes, types and gradients as in `conv`: x [B,F,C], gradients by hand, sums in float32. `reference`
+has the same functions in plain jax.numpy.
+
+A norm is bound by memory, so the passes over x are counted: one for both sums of the statistics,
+one to apply them; backward, one for all sums that the gradients need and one for that of x.
 """
 
 from typing import Any, NamedTuple
@@ -9,44 +17,51 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxsep.models.kernels.backend import apart, sums_over_time, wide
+from jaxsep.models.kernels.backend import at_least_float32, sums_over_time, uninlined
 
 NORM_EPSILON = 1e-8
 
 
 @jax.custom_vjp
 def global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> Array:
-    """Group norm with a single group: y = (x + offset[c] − μ_b) / √(σ²_b + 1e-8) · scale[c] + bias[c].
+    """Group norm with a single group.
 
-    μ_b and σ²_b are the mean and the population variance of example b of x + offset over time and channels, zero padding
-    included. offset is the bias of the convolution that made x: adding it here spares a loop over x.
-    x: [B,F,C]; offset, scale, bias: [C]. Returns [B,F,C]. A constant example gives bias, with finite gradients.
+        y = (x + offset[c] − μ_b) / √(σ²_b + 1e-8) · scale[c] + bias[c]
+
+    μ_b and σ²_b are the mean and the population variance of example b of x + offset over time and
+    channels, zero padding included. offset is the bias of the convolution that made x: adding it
+    here spares a loop over x. A constant example gives bias, with finite gradients.
+
+    x: [B,F,C]; offset, scale, bias: [C]. Returns [B,F,C].
     """
-    return _global_norm_keep(x, offset, scale, bias)[0]
-
-
-@jax.custom_vjp
-def prelu(x: Array, slope: Array) -> Array:
-    """y = x where x > 0, slope · x elsewhere (at 0 the gradient is the slope's, as PyTorch's).
-
-    x: [B,F,C]; slope: [C], one per channel, or [1], one for all. Returns [B,F,C].
-    """
-    return _prelu(x, slope)
+    return _norm(x, offset, scale, bias)[0]
 
 
 @jax.custom_vjp
 def norm_prelu(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> Array:
-    """`prelu(global_norm(x, offset, scale, bias), slope)` in one; what lies between is not kept but made again for the
-    gradient.
+    """`prelu(global_norm(x, offset, scale, bias), slope)`.
 
-    x: [B,F,C]; offset, scale, bias: [C]; slope: [C] or [1]. Returns [B,F,C].
+    The normalised array is not kept for the gradient but computed again from x.
     """
-    return _norm_prelu_keep(x, offset, scale, bias, slope)[0]
+    return _norm(x, offset, scale, bias, slope)[0]
+
+
+@jax.custom_vjp
+def prelu(x: Array, slope: Array) -> Array:
+    """y = x where x > 0, slope · x elsewhere; at 0 the gradient is slope, as PyTorch's.
+
+    x: [B,F,C]; slope: [C], one for each channel, or [1], one for all. Returns [B,F,C].
+    """
+    return _prelu(x, slope)
 
 
 class _Statistics(NamedTuple):
-    """Of x + offset: shift [B,1,C], offset less the mean; rstd [B,1,1], 1/√(variance + ε); centred [B,C], the sum over time
-    of x + shift."""
+    """Of x + offset, for each example.
+
+    shift: [B,1,C], offset less the mean: x + shift is centred.
+    rstd: [B,1,1], 1/√(variance + ε).
+    centred: [B,C], the sum over time of x + shift.
+    """
 
     shift: Array
     rstd: Array
@@ -56,11 +71,13 @@ class _Statistics(NamedTuple):
 def _statistics(x: Array, offset: Array) -> _Statistics:
     """Both sums in one pass over x, about the mean a of each example's first frame.
 
-    That frame alone makes the variance at least (μ − a)²/F: taking (μ − a)² off the mean square costs at most F roundings,
-    however far from zero x is.
+    The first frame alone makes the variance at least (μ − a)²/F. Subtracting (μ − a)² from the mean
+    square therefore costs at most F roundings, however far from zero x is.
     """
     frames, size = x.shape[1], x.shape[1] * x.shape[2]
-    about = offset[None, None] - (wide(x[:, :1]) + offset[None, None]).mean(2, keepdims=True)
+    about = offset[None, None] - (at_least_float32(x[:, :1]) + offset[None, None]).mean(
+        2, keepdims=True
+    )
 
     def powers(x: Array) -> tuple[Array, Array]:
         near = x + about
@@ -76,10 +93,14 @@ def _normalised(x: Array, kept: _Statistics, scale: Array, bias: Array) -> Array
     return (x + kept.shift) * (kept.rstd * scale[None, None]) + bias[None, None]
 
 
-def _norm_gradients(
+def _input_gradients(
     x: Array, kept: _Statistics, scale: Array, g: Array, sums: Array, products: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Gradients of x, offset, scale and bias, given g, that of the normalised output.
+
+    With x̂ = (x + shift)·rstd and means over time and channels of an example:
+
+        dx = (g·scale − mean(g·scale) − x̂ · mean(g·scale·x̂)) · rstd
 
     sums, products: the sums over time of g and of g · (x + shift), [B,C].
     """
@@ -91,12 +112,51 @@ def _norm_gradients(
     return dx.astype(x.dtype), doffset.sum(0), (products * rstd[:, 0]).sum(0), sums.sum(0)
 
 
+@uninlined
+def _norm(
+    x: Array, offset: Array, scale: Array, bias: Array, *slope: Array
+) -> tuple[Array, _Statistics]:
+    """Norm, then PReLU where there is a slope."""
+    kept = _statistics(x, offset)
+    y = _normalised(x, kept, scale, bias)
+    return (_bend(y, *slope) if slope else y).astype(x.dtype), kept
+
+
+def _norm_keep(x: Array, offset: Array, scale: Array, bias: Array, *slope: Array) -> Any:
+    y, kept = _norm(x, offset, scale, bias, *slope)
+    return y, (x, kept, scale, (bias, *slope) if slope else ())
+
+
+@uninlined
+def _norm_gradients(
+    x: Array, kept: _Statistics, scale: Array, bend: tuple[Array, ...], g: Array
+) -> tuple[Array, ...]:
+    """bend: bias and slope, where a PReLU follows the norm."""
+
+    def products(x: Array, g: Array) -> tuple[Array, ...]:
+        if not bend:
+            return g, g * (x + kept.shift)
+        y, dy = bent(x, g)
+        return dy, dy * (x + kept.shift), g * jnp.minimum(y, 0)
+
+    def bent(x: Array, g: Array) -> tuple[Array, Array]:
+        """The normalised output, and the gradient that reaches it."""
+        bias, slope = bend
+        y = _normalised(x, kept, scale, bias)
+        return y, _bend_gradient(y, slope, g)
+
+    sums, centred, *slopes = sums_over_time(products, x, g)
+    dy = bent(x, g)[1] if bend else g
+    gradients = _input_gradients(x, kept, scale, dy, sums, centred)
+    return *gradients, *(_slope_gradient(bend[1], each.sum(0)) for each in slopes)
+
+
 def _bend(x: Array, slope: Array) -> Array:
     return lax.select(x > 0, x, x * slope[None, None])
 
 
-def _prelu_input_gradient(x: Array, slope: Array, g: Array) -> Array:
-    g = wide(g)
+def _bend_gradient(x: Array, slope: Array, g: Array) -> Array:
+    g = at_least_float32(g)
     return lax.select(x > 0, g, g * slope[None, None])
 
 
@@ -104,71 +164,20 @@ def _slope_gradient(slope: Array, per_channel: Array) -> Array:
     return per_channel if slope.shape == per_channel.shape else per_channel.sum(keepdims=True)
 
 
-@apart
-def _global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> tuple[Array, _Statistics]:
-    kept = _statistics(x, offset)
-    return _normalised(x, kept, scale, bias).astype(x.dtype), kept
-
-
-@apart
-def _global_norm_gradients(
-    x: Array, kept: _Statistics, scale: Array, g: Array
-) -> tuple[Array, ...]:
-    sums, products = sums_over_time(lambda x, g: (g, g * (x + kept.shift)), x, g)
-    return _norm_gradients(x, kept, scale, g, sums, products)
-
-
-@apart
+@uninlined
 def _prelu(x: Array, slope: Array) -> Array:
-    return _bend(wide(x), slope).astype(x.dtype)
+    return _bend(at_least_float32(x), slope).astype(x.dtype)
 
 
-@apart
+@uninlined
 def _prelu_gradients(x: Array, slope: Array, g: Array) -> tuple[Array, Array]:
     (sums,) = sums_over_time(lambda x, g: (g * jnp.minimum(x, 0),), x, g)
-    return _prelu_input_gradient(x, slope, g).astype(x.dtype), _slope_gradient(slope, sums.sum(0))
+    return _bend_gradient(x, slope, g).astype(x.dtype), _slope_gradient(slope, sums.sum(0))
 
 
-@apart
-def _norm_prelu(
-    x: Array, offset: Array, scale: Array, bias: Array, slope: Array
-) -> tuple[Array, _Statistics]:
-    kept = _statistics(x, offset)
-    return _bend(_normalised(x, kept, scale, bias), slope).astype(x.dtype), kept
-
-
-@apart
-def _norm_prelu_gradients(
-    x: Array, kept: _Statistics, scale: Array, bias: Array, slope: Array, g: Array
-) -> tuple[Array, ...]:
-    def products(x: Array, g: Array) -> tuple[Array, Array, Array]:
-        y = _normalised(x, kept, scale, bias)
-        dy = _prelu_input_gradient(y, slope, g)
-        return dy, dy * (x + kept.shift), g * jnp.minimum(y, 0)
-
-    sums, centred, slopes = sums_over_time(products, x, g)
-    dy = _prelu_input_gradient(_normalised(x, kept, scale, bias), slope, g)
-    return *_norm_gradients(x, kept, scale, dy, sums, centred), _slope_gradient(
-        slope, slopes.sum(0)
-    )
-
-
-def _global_norm_keep(
-    x: Array, offset: Array, scale: Array, bias: Array
-) -> tuple[Array, tuple[Any, ...]]:
-    y, kept = _global_norm(x, offset, scale, bias)
-    return y, (x, kept, scale)
-
-
-def _norm_prelu_keep(
-    x: Array, offset: Array, scale: Array, bias: Array, slope: Array
-) -> tuple[Array, tuple[Any, ...]]:
-    y, kept = _norm_prelu(x, offset, scale, bias, slope)
-    return y, (x, kept, scale, bias, slope)
-
-
-global_norm.defvjp(_global_norm_keep, lambda saved, g: _global_norm_gradients(*saved, g))
+global_norm.defvjp(_norm_keep, lambda saved, g: _norm_gradients(*saved, g))
+norm_prelu.defvjp(_norm_keep, lambda saved, g: _norm_gradients(*saved, g))
 prelu.defvjp(
-    lambda x, slope: (_prelu(x, slope), (x, slope)), lambda saved, g: _prelu_gradients(*saved, g)
+    lambda x, slope: (_prelu(x, slope), (x, slope)),
+    lambda saved, g: _prelu_gradients(*saved, g),
 )
-norm_prelu.defvjp(_norm_prelu_keep, lambda saved, g: _norm_prelu_gradients(*saved, g))

@@ -1,11 +1,10 @@
-"""Weights of the authors' PyTorch networks as parameters of ours. Needs no torch.
+"""Weights of the authors' PyTorch networks as parameters of ours, by name and by the order of axes.
 
-`from_state_dict` takes arrays by their PyTorch names, `from_file` a file as the authors publish it. The layouts
-differ only in the order of axes: ours are channels last.
+Ours are channels last, and the arrays of all blocks are stacked. `_names` says which array of
+theirs each of ours is, and in which layout.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields as dataclass_fields
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -13,104 +12,104 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxsep.errors import ModelError
 from jaxsep.models import FAMILIES, create
-from jaxsep.models.torch_import.archive import UnsafePickleError, read_state_dict
-
-__all__ = ["UnsafePickleError", "from_file", "from_state_dict"]
+from jaxsep.models.torch_import.archive import read_state_dict
+from jaxsep.models.torch_import.unpickle import UnsafePickleError
 
 # In the authors' original network, but not in its forward pass.
 UNUSED = ("ln_mask_in.weight", "ln_mask_in.bias")
 PREFIX = "module."  # written by torch.nn.DataParallel
+# A name that only this family's state dict has.
+TELLING = {"original": "m.weight", "improved": "mask_net.1.weight"}
 
 Shape = tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """to_ours turns PyTorch's array into ours, given our shape; torch_shape is PyTorch's shape, given ours."""
+    """torch_shape: ours -> PyTorch's; to_ours: PyTorch's array, our shape -> our array."""
 
-    to_ours: Callable[[np.ndarray, Shape], np.ndarray]
     torch_shape: Callable[[Shape], Shape]
+    to_ours: Callable[[np.ndarray, Shape], np.ndarray] = lambda array, shape: array.reshape(shape)
 
 
-SAME = Layout(lambda array, shape: array, lambda shape: shape)
-POINTWISE = Layout(lambda array, shape: array[:, :, 0].T, lambda shape: (shape[1], shape[0], 1))
-PER_CHANNEL = Layout(lambda array, shape: array[:, 0].T, lambda shape: (shape[1], 1, shape[0]))
-MASK = Layout(lambda array, shape: array[:, 0, :, 0], lambda shape: (shape[0], 1, shape[1], 1))
-DECODER = Layout(
-    lambda array, shape: array.reshape(shape), lambda shape: (shape[0] * shape[1], 1, shape[2])
-)
-
-Row = tuple[
-    str, str, Layout
-]  # PyTorch's name, our path with slashes (of a block: blocks/NUMBER/…), layout
-
-
-def from_state_dict(
-    state_dict: Mapping[str, Any], family: str, **fields: int
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Module and parameters (float32) from a PyTorch state dict: name → array.
-
-    family: 'original' or 'improved'. Names may all carry the prefix `module.`; the original's `ln_mask_in.*`, which
-    its forward pass never uses, is dropped. Fields that are not given are read off the shapes of the arrays. Raises
-    ValueError that lists every name which is missing, unexpected or of another shape than the fields ask for.
-    """
-    if family not in FAMILIES:
-        raise ValueError(
-            f"family is {family!r}; weights can be imported for {', '.join(map(repr, FAMILIES))}"
-        )
-    arrays = {name: np.asarray(value) for name, value in _without_prefix(state_dict).items()}
-    # Without values a shape may be any, and a network of that size would be traced.
-    if empty := [name for name, array in arrays.items() if not array.size]:
-        raise ValueError(f"{empty[0]} has shape {arrays[empty[0]].shape}, no values")
-    if family == "original":
-        arrays = {name: array for name, array in arrays.items() if name not in UNUSED}
-    module = create(family, **{**_derive_fields(arrays, family, set(fields)), **fields})
-    rows = _rows(module, family)
-    shapes = _shapes(module)
-    problems = [f"missing {name}" for name, _, _ in rows if name not in arrays]
-    problems += [
-        f"unexpected {name}" for name in sorted(arrays.keys() - {name for name, _, _ in rows})
-    ]
-    for name, path, layout in rows:
-        if name in arrays and arrays[name].shape != layout.torch_shape(shapes[path]):
-            problems.append(
-                f"{name} has shape {arrays[name].shape}, not {layout.torch_shape(shapes[path])}"
-            )
-    if problems:
-        raise ValueError(f"these weights do not fit {module}: " + "; ".join(problems))
-    params: dict[str, Any] = {}
-    for name, path, layout in rows:
-        *parents, leaf = path.split("/")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = jnp.asarray(layout.to_ours(arrays[name], shapes[path]), jnp.float32)
-    blocks = params["blocks"]
-    params["blocks"] = jax.tree.map(
-        lambda *each: jnp.stack(each), *(blocks[str(i)] for i in range(len(blocks)))
-    )
-    return module, params
+SAME = Layout(lambda shape: shape)
+POINTWISE = Layout(lambda shape: (shape[1], shape[0], 1), lambda array, _: array[:, :, 0].T)
+PER_CHANNEL = Layout(lambda shape: (shape[1], 1, shape[0]), lambda array, _: array[:, 0].T)
+MASK = Layout(lambda shape: (shape[0], 1, shape[1], 1))
+DECODER = Layout(lambda shape: (shape[0] * shape[1], 1, shape[2]))
 
 
 def from_file(path: str | PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """Module and parameters from a published .pt file; runs no code from it.
 
-    The file holds a whole pickled network of the authors, {"state_dict": …}, or a state dict; the family is told by
-    its names. Raises UnsafePickleError (a ValueError) where the file asks for anything but tensors, containers and
-    known layers, ValueError where it is no such file, damaged, or holds another network.
+    The file holds a whole pickled network of the authors, {"state_dict": …}, or a state dict. The
+    names in it tell the family.
+
+    Raises:
+      ModelError: no such file, damaged, or another network; UnsafePickleError, a ModelError, where
+        it asks for anything but tensors, containers and known layers. Names the path.
+      OSError: it cannot be opened.
     """
-    state_dict = read_state_dict(path)
-    names = _without_prefix(state_dict).keys()
-    for family, telling in (("original", "m.weight"), ("improved", "mask_net.1.weight")):
-        if telling in names:
-            try:
+    try:
+        state_dict = _without_prefix(read_state_dict(path))
+        for family, name in TELLING.items():
+            if name in state_dict:
                 return from_state_dict(state_dict, family)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-    raise ValueError(
-        f"{path}: neither m.weight (original) nor mask_net.1.weight (improved) among {sorted(names)[:50]}"
-    )
+        expected = " nor ".join(f"{name} ({family})" for family, name in TELLING.items())
+        raise ModelError(f"neither {expected} among {sorted(state_dict)[:50]}")
+    except UnsafePickleError as error:
+        raise UnsafePickleError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def from_state_dict(
+    state_dict: Mapping[str, Any], family: str, **fields: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Module and float32 parameters from a PyTorch state dict, name -> array.
+
+    Args:
+      state_dict: the names may all carry the prefix `module.`; the original's `ln_mask_in.*`, which
+        its forward pass never uses, is dropped.
+      family: 'original' or 'improved'.
+      fields: of the network; those that are not given are read off the shapes of the arrays.
+
+    Raises:
+      ValueError: lists every name that is missing, unexpected or of another shape than it must be.
+    """
+    if family not in FAMILIES:
+        families = ", ".join(map(repr, FAMILIES))
+        raise ValueError(f"family is {family!r}; weights can be imported for {families}")
+    arrays = {name: np.asarray(value) for name, value in _without_prefix(state_dict).items()}
+    if family == "original":
+        arrays = {name: array for name, array in arrays.items() if name not in UNUSED}
+    # Without values a shape may be any, and a network of that size would be traced.
+    if empty := [name for name, array in arrays.items() if not array.size]:
+        raise ValueError(f"{empty[0]} has shape {arrays[empty[0]].shape}, no values")
+    module: Any = create(family, **{**_fields_of(arrays, family, fields), **fields})
+    mixture = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    tree = jax.eval_shape(module.init, jax.random.key(0), mixture)["params"]
+    expected = {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
+    names = {
+        path: entry
+        for path, entry in _names(family, module.upsampling_depth).items()
+        if path in expected  # mask/input is there only where out_channels ≠ enc_num_basis
+    }
+    if problems := list(_misfits(arrays, expected, names)):
+        raise ValueError(f"these weights do not fit {module}: " + "; ".join(problems))
+    params = {}
+    for path, (name, layout) in names.items():
+        shape = expected[path]
+        if path.startswith("blocks/"):
+            blocks = [arrays[name.format(block)] for block in range(shape[0])]
+            array = np.stack([layout.to_ours(block, shape[1:]) for block in blocks])
+        else:
+            array = layout.to_ours(arrays[name], shape)
+        params[path] = jnp.asarray(array, jnp.float32)
+    return module, unflatten_dict(params, sep="/")
 
 
 def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,107 +118,91 @@ def _without_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state_dict)
 
 
-def _derive_fields(
-    arrays: Mapping[str, np.ndarray], family: str, given: set[str]
+def _fields_of(
+    arrays: Mapping[str, np.ndarray], family: str, given: Mapping[str, int]
 ) -> dict[str, int]:
-    """The fields not given. Where a telling array is missing, they cannot be known."""
-    first, depthwise = "sm.0.proj_1x1.conv.weight", "sm.0.spp_dw."
+    """The fields that are not given, counted in the names or read off the shapes."""
     bottleneck = "l1.weight" if family == "original" else "bottleneck.weight"
-    sources, axis = ("m.weight", 0) if family == "original" else ("decoder.weight", 1)
-    telling = {
+    sources = ("m.weight", 0) if family == "original" else ("decoder.weight", 1)
+    axes = {
         "out_channels": (bottleneck, 0),
-        "in_channels": (first, 0),
+        "in_channels": ("sm.0.proj_1x1.conv.weight", 0),
         "enc_kernel_size": ("decoder.weight", 2),
         "enc_num_basis": (bottleneck, 1),
-        "num_sources": (sources, axis),
+        "num_sources": sources,
     }
-    counted = {
-        "num_blocks": {name.split(".")[1] for name in arrays if name.startswith("sm.")},
-        "upsampling_depth": {name.split(".")[3] for name in arrays if name.startswith(depthwise)},
-    }
-    known = {field: len(indices) for field, indices in counted.items()}
-    for field, (name, at) in telling.items():
-        if field not in given and (name not in arrays or arrays[name].ndim <= at):
-            shape = f"has shape {arrays[name].shape}" if name in arrays else "is missing"
+    blocks = {name.split(".")[1] for name in arrays if name.startswith("sm.")}
+    levels = {name.split(".")[3] for name in arrays if name.startswith("sm.0.spp_dw.")}
+    fields = {"num_blocks": len(blocks), "upsampling_depth": len(levels)}
+    for field, (name, axis) in axes.items():
+        if field in given:
+            continue
+        if name not in arrays or arrays[name].ndim <= axis:
+            fault = f"has shape {arrays[name].shape}" if name in arrays else "is missing"
             raise ValueError(
-                f"{name} {shape}: {field} of an {family!r} network cannot be read off it"
+                f"{name} {fault}: {field} of an {family!r} network cannot be read off it"
             )
-        if field not in given:
-            known[field] = arrays[name].shape[at]
-    return {field: value for field, value in known.items() if field not in given}
+        fields[field] = arrays[name].shape[axis]
+    return fields
 
 
-def _shapes(module: nn.Module) -> dict[str, Shape]:
-    """Our parameters: path with slashes → shape, each block's apart. Nothing is computed or allocated."""
-    tree = jax.eval_shape(
-        module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.float32)
-    )["params"]
-    shapes = {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        first, *rest = (key.key for key in keys)
-        if first == "blocks":
-            for block in range(leaf.shape[0]):
-                shapes["/".join([first, str(block), *rest])] = leaf.shape[1:]
-        else:
-            shapes["/".join([first, *rest])] = leaf.shape
-    return shapes
+def _misfits(
+    arrays: Mapping[str, np.ndarray],
+    expected: Mapping[str, Shape],
+    names: Mapping[str, tuple[str, Layout]],
+) -> Iterable[str]:
+    """What is missing, unexpected and of another shape, a text each."""
+    right: dict[str, Shape] = {}
+    for path, (name, layout) in names.items():
+        stacked = path.startswith("blocks/")
+        shape = layout.torch_shape(expected[path][1:] if stacked else expected[path])
+        count = expected[path][0] if stacked else 1
+        right |= {name.format(block): shape for block in range(count)}
+    yield from (f"missing {name}" for name in right if name not in arrays)
+    yield from (f"unexpected {name}" for name in sorted(arrays.keys() - right.keys()))
+    for name, shape in right.items():
+        if name in arrays and arrays[name].shape != shape:
+            yield f"{name} has shape {arrays[name].shape}, not {shape}"
 
 
-def _rows(module: nn.Module, family: str) -> list[Row]:
-    """One row for each parameter, in the order of PyTorch's names."""
-    values = {field.name: getattr(module, field.name) for field in dataclass_fields(module)}
+def _names(family: str, depth: int) -> dict[str, tuple[str, Layout]]:
+    """Our path -> (PyTorch's name, layout). In the names of blocks, {} is the block's number."""
     original = family == "original"
-    rows: list[Row] = [
-        ("encoder.0.weight" if original else "encoder.weight", "encoder/kernel", PER_CHANNEL)
-    ]
-    if original:
-        rows.append(("encoder.0.bias", "encoder/bias", SAME))
-    rows += _norm("ln", "encoder_norm", original) + _conv(
-        "l1" if original else "bottleneck", "bottleneck", POINTWISE
-    )
-    for block in range(values["num_blocks"]):
-        rows += _block_rows(
-            f"sm.{block}.", f"blocks/{block}/", values["upsampling_depth"], original
-        )
-    if not original:
-        rows.append(("mask_net.0.weight", "mask_prelu/slope", SAME))
-        return [
-            *rows,
-            *_conv("mask_net.1", "mask", POINTWISE),
-            ("decoder.weight", "decoder/kernel", SAME),
-        ]
-    if values["out_channels"] != values["enc_num_basis"]:
-        rows += _conv("reshape_before_masks", "mask/input", POINTWISE)
-    return rows + _conv("m", "mask", MASK) + _conv("decoder", "decoder", DECODER)
+    names: dict[str, tuple[str, Layout]] = {}
 
+    def conv(ours: str, theirs: str, layout: Layout) -> None:
+        names[f"{ours}/kernel"] = (f"{theirs}.weight", layout)
+        names[f"{ours}/bias"] = (f"{theirs}.bias", SAME)
 
-def _block_rows(theirs: str, ours: str, depth: int, original: bool) -> list[Row]:
-    rows = _conv(theirs + "proj_1x1.conv", ours + "expand", POINTWISE)
-    rows += _norm(theirs + "proj_1x1.norm", ours + "expand_norm", original)
-    rows.append((theirs + "proj_1x1.act.weight", ours + "expand_norm/slope", SAME))
+    def norm(ours: str, theirs: str) -> None:
+        names[f"{ours}/scale"] = (f"{theirs}.{'weight' if original else 'gamma'}", SAME)
+        names[f"{ours}/bias"] = (f"{theirs}.{'bias' if original else 'beta'}", SAME)
+
+    def norm_prelu(ours: str, theirs: str) -> None:
+        norm(ours, f"{theirs}.norm")
+        names[f"{ours}/slope"] = (f"{theirs}.act.weight", SAME)
+
+    norm("encoder_norm", "ln")
+    conv("blocks/expand", "sm.{}.proj_1x1.conv", POINTWISE)
+    norm_prelu("blocks/expand_norm", "sm.{}.proj_1x1")
     for level in range(depth):
-        rows += _conv(f"{theirs}spp_dw.{level}.conv", f"{ours}depthwise_{level}", PER_CHANNEL)
-        rows += _norm(f"{theirs}spp_dw.{level}.norm", f"{ours}depthwise_norm_{level}", original)
-    rows += _norm(theirs + "final_norm.norm", ours + "merge_norm", original)
-    rows.append((theirs + "final_norm.act.weight", ours + "merge_norm/slope", SAME))
-    if not original:
-        return rows + _conv(theirs + "res_conv", ours + "project", POINTWISE)
-    rows += _conv(theirs + "conv_1x1_exp.conv", ours + "project", POINTWISE)
-    rows += _norm(theirs + "conv_1x1_exp.norm", ours + "project_norm", original)
-    rows += _norm(theirs + "module_act.norm", ours + "output_norm", original)
-    return [*rows, (theirs + "module_act.act.weight", ours + "output_norm/slope", SAME)]
-
-
-def _conv(theirs: str, ours: str, layout: Layout) -> list[Row]:
-    return [
-        (theirs + ".weight", ours + "/kernel", layout),
-        (theirs + ".bias", ours + "/bias", SAME),
-    ]
-
-
-def _norm(theirs: str, ours: str, original: bool) -> list[Row]:
-    scale, bias = ("weight", "bias") if original else ("gamma", "beta")
-    return [
-        (f"{theirs}.{scale}", ours + "/scale", SAME),
-        (f"{theirs}.{bias}", ours + "/bias", SAME),
-    ]
+        conv(f"blocks/depthwise_{level}", f"sm.{{}}.spp_dw.{level}.conv", PER_CHANNEL)
+        norm(f"blocks/depthwise_norm_{level}", f"sm.{{}}.spp_dw.{level}.norm")
+    norm_prelu("blocks/merge_norm", "sm.{}.final_norm")
+    if original:
+        conv("encoder", "encoder.0", PER_CHANNEL)
+        conv("bottleneck", "l1", POINTWISE)
+        conv("blocks/project", "sm.{}.conv_1x1_exp.conv", POINTWISE)
+        norm("blocks/project_norm", "sm.{}.conv_1x1_exp.norm")
+        norm_prelu("blocks/output_norm", "sm.{}.module_act")
+        conv("mask/input", "reshape_before_masks", POINTWISE)
+        conv("mask", "m", MASK)
+        conv("decoder", "decoder", DECODER)
+    else:
+        names["encoder/kernel"] = ("encoder.weight", PER_CHANNEL)
+        conv("bottleneck", "bottleneck", POINTWISE)
+        conv("blocks/project", "sm.{}.res_conv", POINTWISE)
+        names["mask_prelu/slope"] = ("mask_net.0.weight", SAME)
+        conv("mask", "mask_net.1", POINTWISE)
+        names["decoder/kernel"] = ("decoder.weight", SAME)
+    return names

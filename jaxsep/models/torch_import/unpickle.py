@@ -1,33 +1,46 @@
-"""An interpreter for the pickles inside PyTorch files that can build nothing but containers, tensor records and inert
-shells.
+"""The pickle inside a PyTorch file, read without importing or running anything that it names.
 
-It shares no code path with Python's unpickler: instructions are decoded by `pickletools`, and each of those allowed
-is a few lines here. A name of a class or function is only ever compared with the lists below; nothing is imported or
-called.
+A pickle is a program for a stack machine. Here Python's own machine runs it, with everything
+dangerous taken away. `find_class` gives, for the few names that a file of weights needs, inert
+shells and functions of this module, and refuses all others. Instructions that torch.save does not
+write are refused. Sizes are only recorded: nothing is allocated for them.
+
+It is the machine in Python, `pickle._Unpickler`. The one in C, `pickle.Unpickler`, has no table of
+instructions to cut down: eight bytes that ask for a place far out in its memo make it allocate
+gigabytes, and a key made of nested shared tuples makes it hash for ever.
 """
 
+import io
 import math
+import pickle
 import pickletools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from jaxsep.errors import ModelError
 
-class UnsafePickleError(ValueError):
-    """The pickle asks for something outside tensors, containers and known layers. The text names the file and what it
-    asks for."""
+
+class UnsafePickleError(ModelError):
+    """A pickle asks for something other than tensors, containers and known layers."""
+
+
+class StorageType(NamedTuple):
+    """NumPy's name of a type of numbers; bfloat16: they are the upper halves of float32."""
+
+    dtype: str
+    bfloat16: bool = False
 
 
 class Storage(NamedTuple):
-    """Bytes of a tensor, not read yet. dtype: NumPy's name; bfloat16: the values are upper halves of float32."""
+    """The numbers of one or more tensors: size of them in the archive's file data/key."""
 
     key: str
-    dtype: str
+    type: StorageType
     size: int
-    bfloat16: bool
 
 
 class Tensor(NamedTuple):
-    """A view of a storage; offset and strides in values."""
+    """A view of a storage; offset and strides in numbers."""
 
     storage: Storage
     offset: int
@@ -40,231 +53,154 @@ class Tensor(NamedTuple):
 
 
 class Shell:
-    """Stands for an instance of a known class and only holds its attributes."""
+    """Stands for a layer or network of the authors' and holds its attributes."""
 
-    def __init__(self) -> None:
-        self.state: dict[str, Any] = {}
+    __slots__ = ("state",)
+    state: dict[str, Any]
+
+    def __new__(cls) -> "Shell":
+        shell = super().__new__(cls)
+        shell.state = {}
+        return shell
 
 
-class _Global(NamedTuple):
-    name: str
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    numbers = (offset, *shape, *strides)
+    if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
+        raise TypeError("a tensor without storage, or with negative or fractional sizes")
+    if len(shape) != len(strides) or len(shape) > 8:
+        raise TypeError(f"a tensor with {len(shape)} axes and {len(strides)} strides")
+    return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-_MARK = object()
+def _parameter(tensor: Any, *_: Any) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TypeError("a parameter without tensor")
+    return tensor
 
-# torch's storage class → NumPy dtype
-STORAGES = {
-    "torch.FloatStorage": "f4",
-    "torch.DoubleStorage": "f8",
-    "torch.HalfStorage": "f2",
-    "torch.BFloat16Storage": "u2",
-    "torch.LongStorage": "i8",
-    "torch.IntStorage": "i4",
+
+_LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "torch.nn.modules": {
+        "activation": ("PReLU", "ReLU", "Sigmoid", "Softmax"),
+        "container": ("ModuleList", "Sequential"),
+        "conv": ("Conv1d", "Conv2d", "ConvTranspose1d"),
+        "normalization": ("GroupNorm",),
+        "upsampling": ("Upsample",),
+    },
+    "torch.nn.parallel": {"data_parallel": ("DataParallel",)},
+    "sudo_rm_rf.dnn.models": {
+        "sudormrf": (
+            *("ConvNorm", "ConvNormAct", "DilatedConv", "DilatedConvNorm"),
+            *("NormAct", "SuDORMRF", "UBlock"),
+        ),
+        "improved_sudormrf": (
+            *("ConvNorm", "ConvNormAct", "DilatedConv", "DilatedConvNorm"),
+            *("GlobLN", "NormAct", "SuDORMRF", "UConvBlock"),
+        ),
+    },
 }
-DICTS = {"collections.OrderedDict"}
-SETS = {"__builtin__.set", "builtins.set"}
-TENSOR = "torch._utils._rebuild_tensor_v2"
-PARAMETER = "torch._utils._rebuild_parameter"
-
-_TORCH_LAYERS = {
-    "activation": ("PReLU", "ReLU", "Sigmoid", "Softmax"),
-    "container": ("ModuleList", "Sequential"),
-    "conv": ("Conv1d", "Conv2d", "ConvTranspose1d"),
-    "normalization": ("GroupNorm",),
-    "upsampling": ("Upsample",),
+# All that a file may name, and what it gets. Sets only hold names of buffers that are not saved.
+NAMES: dict[str, Any] = {
+    "collections.OrderedDict": lambda: {},
+    "__builtin__.set": lambda items=(): None,
+    "builtins.set": lambda items=(): None,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch.FloatStorage": StorageType("f4"),
+    "torch.DoubleStorage": StorageType("f8"),
+    "torch.HalfStorage": StorageType("f2"),
+    "torch.BFloat16Storage": StorageType("u2", bfloat16=True),
+    "torch.LongStorage": StorageType("i8"),
+    "torch.IntStorage": StorageType("i4"),
+    **{
+        f"{package}.{module}.{name}": Shell
+        for package, modules in _LAYERS.items()
+        for module, names in modules.items()
+        for name in names
+    },
 }
-_NETWORK_LAYERS = {
-    "sudormrf": (
-        "ConvNorm",
-        "ConvNormAct",
-        "DilatedConv",
-        "DilatedConvNorm",
-        "NormAct",
-        "SuDORMRF",
-        "UBlock",
-    ),
-    "improved_sudormrf": (
-        *("ConvNorm", "ConvNormAct", "DilatedConv", "DilatedConvNorm"),
-        *("GlobLN", "NormAct", "SuDORMRF", "UConvBlock"),
-    ),
-}
-SHELLS = {
-    f"torch.nn.modules.{module}.{name}" for module, names in _TORCH_LAYERS.items() for name in names
-}
-SHELLS |= {
-    f"sudo_rm_rf.dnn.models.{module}.{name}"
-    for module, names in _NETWORK_LAYERS.items()
-    for name in names
-}
-SHELLS.add("torch.nn.parallel.data_parallel.DataParallel")
-KNOWN = SHELLS | STORAGES.keys() | DICTS | SETS | {TENSOR, PARAMETER}
+
+# What torch.save writes, of protocol 2 and of protocol 4.
+INSTRUCTIONS = (
+    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("APPEND", "APPENDS", "SETITEM", "SETITEMS", "MEMOIZE"),
+    *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"),
+)
+_PYTHONS: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)
 
 
-def load(data: bytes, path: str) -> Any:
-    """What the pickle builds: dict, list, tuple, str, number, bool, None, Tensor, Storage or Shell.
+class _Instructions(dict[int, Callable[[Any], None]]):
+    """Byte -> what the machine does; another byte is refused by the name of its instruction."""
 
-    path only serves the messages. Raises UnsafePickleError for any name or instruction outside the known ones,
-    ValueError where the pickle is damaged or uses a known one in a way that torch does not.
-    """
-    machine = _Machine(path)
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "STOP":
-                return machine.pop()
-            machine.step(opcode.name, argument)
-    except UnsafePickleError:
-        raise
-    except (IndexError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged pickle ({type(error).__name__}: {error})") from error
-    raise ValueError(f"{path}: damaged pickle (no end)")
+    def __missing__(self, byte: int) -> Callable[[Any], None]:
+        names = {instruction.code: instruction.name for instruction in pickletools.opcodes}
+        name = names.get(chr(byte), byte)
+        raise UnsafePickleError(
+            f"refused: the pickle instruction {name} has no place in a file of weights"
+        )
 
 
-class _Machine:
-    """The pickle machine's stack and memo, and one method for each kind of instruction."""
+class _Reader(pickle._Unpickler):
+    stack: list[Any]  # since the last MARK
+    dispatch = _Instructions(
+        {code: _PYTHONS[code] for code in (getattr(pickle, name)[0] for name in INSTRUCTIONS)}
+    )
 
-    def __init__(self, path: str):
-        self.path = path
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-
-    def step(self, name: str, argument: Any) -> None:
-        if name in ("PROTO", "FRAME"):
-            return
-        if name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
-        elif name in _LITERALS:
-            self.stack.append(argument)
-        elif name in _MEMO_PUTS:
-            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            self.stack.append(self.memo[argument])
-        elif name in _ACTIONS:
-            _ACTIONS[name](self, argument)
-        else:
-            raise UnsafePickleError(
-                f"{self.path}: refused: the pickle instruction {name} has no place in a file of weights"
-            )
-
-    def pop(self) -> Any:
-        return self.stack.pop()
-
-    def pop_to_mark(self) -> list[Any]:
-        values: list[Any] = []
-        while (value := self.stack.pop()) is not _MARK:
-            values.append(value)
-        return values[::-1]
-
-    def put_tuple(self, size: int) -> None:
-        values = [self.pop() for _ in range(size)]
-        self.stack.append(tuple(values[::-1]))
-
-    def put_global(self, module: str, name: str) -> None:
+    def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
-        if full not in KNOWN:
+        if full not in NAMES:
             raise UnsafePickleError(
-                f"{self.path}: refused: it asks for {full}, which is no tensor, container or known layer"
+                f"refused: it asks for {full}, which is no tensor, container or known layer"
             )
-        self.stack.append(_Global(full))
+        return NAMES[full]
 
-    def append(self, values: list[Any]) -> None:
-        target = self.stack[-1]
-        if not isinstance(target, list):
-            raise TypeError("append to something that is no list")
-        target.extend(values)
-
-    def set_items(self, values: list[Any]) -> None:
-        target = self.stack[-1]
-        if not isinstance(target, dict):
-            raise TypeError("items set in something that is no dictionary")
-        for key, value in zip(values[::2], values[1::2], strict=True):
-            # The hash of nested tuples can take as long as the file likes.
-            if not isinstance(key, str | int):
-                raise TypeError("a key that is neither text nor number")
-            target[key] = value
-
-    def reduce(self) -> None:
-        arguments, function = self.pop(), self.pop()
-        name = function.name if isinstance(function, _Global) else repr(type(function).__name__)
-        if name in DICTS and arguments == ():
-            self.stack.append({})
-        elif name in SETS:
-            self.stack.append(None)  # sets only hold names of buffers that are not saved
-        elif name == TENSOR:
-            self.stack.append(self._tensor(*arguments[:4]))
-        elif name == PARAMETER and isinstance(arguments[0], Tensor):
-            self.stack.append(arguments[0])
-        else:
-            raise UnsafePickleError(f"{self.path}: refused: a call of {name}")
-
-    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
-        numbers = [offset, *shape, *strides]
-        if not isinstance(storage, Storage) or not all(
-            type(number) is int and number >= 0 for number in numbers
-        ):
-            raise TypeError("a tensor without storage, or with negative or fractional sizes")
-        if len(shape) != len(strides) or len(shape) > 8:
-            raise TypeError(f"a tensor with {len(shape)} axes and {len(strides)} strides")
-        return Tensor(storage, offset, tuple(shape), tuple(strides))
-
-    def new_object(self) -> None:
-        arguments, kind = self.pop(), self.pop()
-        if not isinstance(kind, _Global) or kind.name not in SHELLS or arguments != ():
-            raise UnsafePickleError(
-                f"{self.path}: refused: an object of {getattr(kind, 'name', type(kind).__name__)}"
-            )
-        self.stack.append(Shell())
-
-    def build(self) -> None:
-        state, target = self.pop(), self.stack[-1]
-        if isinstance(target, Shell) and isinstance(state, dict):
-            target.state = state
-        elif not isinstance(
-            target, dict
-        ):  # an OrderedDict's attributes hold torch's version numbers: not needed
-            raise TypeError("a state for something that is no layer")
-
-    def persistent(self) -> None:
-        kind, storage, key, _, size = self.pop()
-        if kind != "storage" or not isinstance(storage, _Global) or storage.name not in STORAGES:
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, storage_type, key, _, size = pid
+        if kind != "storage" or not isinstance(storage_type, StorageType):
             raise TypeError("a reference to something that is no storage")
         if not isinstance(key, str) or type(size) is not int or size < 0:
             raise TypeError("a storage without key or size")
-        self.stack.append(
-            Storage(key, STORAGES[storage.name], size, storage.name == "torch.BFloat16Storage")
-        )
+        return Storage(key, storage_type, size)
 
-    def stack_global(self) -> None:
-        name, module = self.pop(), self.pop()
-        # Text of nested tuples can be as long as the file likes.
-        if not isinstance(name, str) or not isinstance(module, str):
-            raise TypeError("a class whose name is no text")
-        self.put_global(module, name)
+    # Python's BUILD would set attributes of any object.
+    def _build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Shell) and isinstance(state, dict):
+            target.state = state
+        elif not isinstance(target, dict):  # torch keeps version numbers at an OrderedDict
+            raise TypeError("a state for something that is no layer")
+
+    # Python's machine would hash any key, and the hash of nested tuples can take for ever.
+    def _set_item(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        _PYTHONS[pickle.SETITEM[0]](self)
+
+    def _set_items(self) -> None:
+        self._check_keys(self.stack[::2])
+        _PYTHONS[pickle.SETITEMS[0]](self)
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        if not all(isinstance(key, str | int) for key in keys):
+            raise TypeError("a key that is neither text nor number")
+
+    dispatch[pickle.BUILD[0]] = _build
+    dispatch[pickle.SETITEM[0]] = _set_item
+    dispatch[pickle.SETITEMS[0]] = _set_items
 
 
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "MARK": lambda: _MARK,
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-}
-_LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
-_MEMO_PUTS = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
-_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_to_mark())),
-    "TUPLE1": lambda machine, _: machine.put_tuple(1),
-    "TUPLE2": lambda machine, _: machine.put_tuple(2),
-    "TUPLE3": lambda machine, _: machine.put_tuple(3),
-    "APPEND": lambda machine, _: machine.append([machine.pop()]),
-    "APPENDS": lambda machine, _: machine.append(machine.pop_to_mark()),
-    "SETITEM": lambda machine, _: machine.set_items([machine.pop(), machine.pop()][::-1]),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
-    "GLOBAL": lambda machine, argument: machine.put_global(*argument.split(" ", 1)),
-    "STACK_GLOBAL": lambda machine, _: machine.stack_global(),
-    "REDUCE": lambda machine, _: machine.reduce(),
-    "NEWOBJ": lambda machine, _: machine.new_object(),
-    "BUILD": lambda machine, _: machine.build(),
-    "BINPERSID": lambda machine, _: machine.persistent(),
-}
+def load(data: bytes) -> Any:
+    """What the pickle builds: dict, list, tuple, str, number, bool, None, Tensor or Shell.
+
+    Raises:
+      UnsafePickleError: it names or does something that a file of weights has no use for.
+      ModelError: it is damaged, or uses a known name in a way that torch does not.
+    """
+    try:
+        return _Reader(io.BytesIO(data)).load()
+    except UnsafePickleError:
+        raise
+    except Exception as error:  # damaged bytes make the machine raise errors of many kinds
+        raise ModelError(f"damaged pickle ({type(error).__name__}: {error})") from error
