@@ -58,7 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, default=7, metavar="N", help="processes a case (%(default)s)")
     add("-o", "--output", type=Path, metavar="FILE.json", help="where the numbers go as JSON")
     options = parser.parse_args(argv)
-    options.suite = list(SUITES) if options.suite == "all" else options.suite.split(",")
+    options.suite = dict.fromkeys(SUITES if options.suite == "all" else options.suite.split(","))
     for name in options.suite:
         if name not in SUITES:
             parser.error(f"--suite: {name!r} is no suite; it must be {names} or all")

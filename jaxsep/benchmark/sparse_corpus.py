@@ -1,17 +1,20 @@
 """Packed corpora of many hours that take no space on disk."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxsep.data.packs.corpus import KIND, frame_size
 from jaxsep.data.packs.format import AUDIO, finish_pack, pack_paths
 
+RECORDING_SECONDS = 6.0
 
-def make_corpus(folder: Path, hours: int, sample_rate: int = 8000) -> Path:
-    """Write a packed corpus of recordings of 6 s whose index is as large as a real one's, and whose
-    audio is a hole; returns the folder."""
-    count, length = hours * 600, 6 * sample_rate
+
+def make_corpus(folder: Path, hours: float, sample_rate: int) -> None:
+    """Write a packed corpus whose index is as large as a real one's, and whose audio is a hole."""
+    count = round(hours * 3600 / RECORDING_SECONDS)
+    length = round(RECORDING_SECONDS * sample_rate)
     frames = -(-length // frame_size(sample_rate))
     names = [f"speaker{n:04d}" for n in range(1000)]
     arrays: dict[str, np.ndarray] = {
@@ -24,7 +27,7 @@ def make_corpus(folder: Path, hours: int, sample_rate: int = 8000) -> Path:
         "energy_offsets": np.arange(count + 1, dtype=np.int64) * frames,
         "contents": np.zeros((count, 32), np.uint8),
     }
-    header = {
+    header: dict[str, Any] = {
         "kind": KIND,
         "name": "speech",
         "layout": "tree",
@@ -36,9 +39,8 @@ def make_corpus(folder: Path, hours: int, sample_rate: int = 8000) -> Path:
         "class_names": names,
         "class_groups": ["speech"] * len(names),
     }
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     with open(folder / AUDIO, "wb") as audio:
         audio.truncate(4 * count * length)
         audio.seek(4 * count * length)
         finish_pack(folder, audio, header, arrays)
-    return folder

@@ -92,7 +92,8 @@ def reach(folder: Path) -> list[Case]:
     title = "needed by 8 GPUs of 20 TFLOP/s (assumed)"
     cases += [rendered, Case(title, needed, ("mixtures/s",), to=rendered.name)]
     for hours in HOURS:
-        path = make_corpus(folder / f"{hours}-hours", hours)
+        path = folder / f"{hours}-hours"
+        make_corpus(path, hours, 8000)
         arguments = {"kind": "open_corpus", "path": str(path)}
         cases.append(Case(f"packed corpus of {hours:,} h", arguments, ("s to open", "GB")))
     return cases

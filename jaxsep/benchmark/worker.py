@@ -83,13 +83,10 @@ def train(network: Network, batch: int, seconds: float, micro_batch: int = 0) ->
 
 def forward(network: Network, batch: int, seconds: float) -> Numbers:
     """The estimates of a batch of noise."""
-    family = models.create(**network)
-    params, mixture = (
-        init_params(family, SAMPLE_RATE, 0),
-        _noise(network, batch, seconds)["mixture"],
-    )
-    apply = jax.jit(family.apply)
-    each = seconds_each(lambda: jax.block_until_ready(apply({"params": params}, mixture)))
+    module = models.create(**network)
+    variables = {"params": init_params(module, SAMPLE_RATE, 0)}
+    apply, mixture = jax.jit(module.apply), _noise(network, batch, seconds)["mixture"]
+    each = seconds_each(lambda: jax.block_until_ready(apply(variables, mixture)))
     return {"ms": 1e3 * each}
 
 
