@@ -2,15 +2,10 @@
 
     python -m jaxsep.benchmark [--suite train,forward,…] [--peer asteroid] [-o FILE.json]
 
-Suites: train (steps, bfloat16, arithmetic, lengths, weightings), forward, data (mixtures, waiting
-for them), compile (without and with kept programs), memory (remat), reach (gradient accumulation,
-what several devices need, corpora of many hours). All of them with --peer asteroid --repeats 3
-take about 25 minutes on 2 CPU cores and, in memory, 11 GB.
-
-Every case runs in processes of its own, one repetition in turn; compilation is in no time but
-those of the suite compile. The table goes to standard output, one part per suite as it is done;
-progress to standard error. Exit status: 0 done, 1 a case failed, 2 a mistake in the command or a
-peer that cannot be installed, 130 interrupted.
+All suites with --peer asteroid --repeats 3 take about 25 minutes on 2 CPU cores and, in memory,
+11 GB. Every case is measured in a process of its own, as often as --repeats says, in turn with the
+others. The table goes to standard output, one part per suite as it is done. Exit status: 0 done,
+1 a case failed, 2 a mistake in the command or a peer that cannot be installed, 130 interrupted.
 """
 
 import argparse

@@ -48,7 +48,6 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": cpu[1] if cpu else platform.machine(),
         "memory": f"{1e-9 * os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'):.1f} GB",
-        "system": platform.platform(),
         "python": platform.python_version(),
         "jaxsep": __version__,
         **{name: version(name) for name in ("jax", "jaxlib", "flax")},
@@ -60,15 +59,14 @@ def describe() -> dict[str, Any]:
 def train(network: Network, batch: int, seconds: float, micro_batch: int = 0) -> Numbers:
     """Training steps on a batch of noise; the memory is the largest, the compiler included."""
     step, state = _train_step(network, micro_batch)
-    parameters = models.count_params(state.params)
-    signals = _noise(network, batch, seconds)
+    parameters = models.count_params(state.params)  # before a step donates them
+    signals, num_samples = _noise(network, batch, seconds), round(seconds * SAMPLE_RATE)
 
     def once() -> None:
         nonlocal state
         state, _ = jax.block_until_ready(step(state, signals, np.int32(0)))
 
     each = seconds_each(once)
-    num_samples = round(seconds * SAMPLE_RATE)
     flops = network_flops(network, batch=batch, num_samples=num_samples, train=True)
     on_device = jax.local_devices()[0].memory_stats() or {}  # None on a CPU
     return {
@@ -242,7 +240,8 @@ def _pool(folder: str, seconds: float) -> Any:
 def _resident_bytes(name: str) -> int:
     """Resident memory of this process: now (VmRSS), or at its largest so far (VmHWM)."""
     line = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    return 1024 * int(line[1]) if line else 0
+    assert line
+    return 1024 * int(line[1])
 
 
 if __name__ == "__main__":
