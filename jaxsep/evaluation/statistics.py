@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsep.data.packs.corpus import ClassTable
+from jaxsep.data.packs.format import ClassTable
 from jaxsep.evaluation.evaluate import Rows
 
 QUANTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)  # per cent, as in the paper's Table 1

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxsep.data.packs.corpus import ClassTable
+from jaxsep.data.packs.format import ClassTable
 from jaxsep.evaluation.evaluate import Rows
 from jaxsep.evaluation.statistics import QUANTILES, Summary
 from jaxsep.files import atomic_file

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxsep.data.packs.corpus import ClassTable
 
 import jaxsep
+from jaxsep.data.packs.format import ClassTable
 from jaxsep.evaluation.evaluate import evaluate, make_eval_step
 from jaxsep.evaluation.excerpts import aligned, pick_excerpts
 from jaxsep.evaluation.statistics import (
