@@ -218,8 +218,8 @@ def _fetch(folder: Path, source: Source, retries: int) -> Path:
     """The archive in DIR/downloads, fetched unless it is there; RunError where that fails."""
 
     def download(url: str, output: str, fetcher: pooch.Pooch) -> None:
-        title = f"fetching {source.name}"
-        with progress(desc=title, unit="B", unit_scale=True, leave=False) as bar:
+        title, size = f"fetching {source.name}", source.archive_bytes
+        with progress(unit="B", unit_scale=True, desc=title, total=size, leave=False) as bar:
             http = pooch.HTTPDownloader(bar, chunk_size=1 << 16, timeout=TIMEOUT_SECONDS)
             http(url, output, fetcher)
 

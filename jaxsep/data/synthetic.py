@@ -64,11 +64,15 @@ def make_demo(folder: str | os.PathLike, *, sample_rate: int = 8000, seed: int =
     folder = Path(folder)
     about = {"synthetic": True, "version": DEMO_VERSION, "sample_rate": sample_rate, "seed": seed}
     marker = json.dumps(about)
+    if folder.is_dir() and any(folder.iterdir()):
+        present = folder / SYNTHETIC_MARKER
+        if present.is_file() and present.read_bytes() == marker.encode():
+            return
+        raise DataError(
+            f"{display(folder)}: holds something else than this synthetic corpus; "
+            "must be empty or missing"
+        )
     try:
-        if (folder / SYNTHETIC_MARKER).is_file():
-            if (folder / SYNTHETIC_MARKER).read_bytes() == marker.encode():
-                return
-            raise DataError(f"{display(folder)}: holds another synthetic corpus; name a new folder")
         with atomic_folder(folder, complete=SYNTHETIC_MARKER) as temporary:
             for path, samples in _recordings(sample_rate, seed):
                 write_wav(temporary / path, samples, sample_rate)

@@ -135,7 +135,7 @@ def test_an_exception_reaches_the_consumer_in_its_place(where, workers):
         batch = {"index": indices}
         return fail_at_8(batch) if where == "load" else batch
 
-    put = fail_at_8 if where == "put" else None
+    put = fail_at_8 if where == "put" else dict
     iterator = batches(load, batch_size=2, mixtures_per_epoch=20, workers=workers, put=put)
     assert [next(iterator)[1] for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(DataError, match="the disk is gone"):
