@@ -41,7 +41,8 @@ def test_a_killed_sweep_goes_on_and_ends_with_a_report(tmp_path):
     assert (first / "summary.json").stat().st_mtime_ns == finished_at
     assert (second / "summary.json").exists()
     report = (tmp_path / "sweep" / "report" / "report.md").read_text()
-    assert {"curriculum", "uniform"} <= set(report.split())
+    assert "curriculum" in report
+    assert "uniform" in report
 
     changed = [*command, "--config.train.learning_rate=0.1"]
     other = subprocess.run(changed, capture_output=True, text=True)

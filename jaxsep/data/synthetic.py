@@ -1,7 +1,7 @@
 """A small corpus of generated sound: what runs on a fresh machine, without any recordings.
 
-It replaces no result, and everything made with it says that it is synthetic. A speaker is a pitch, a
-length of the vocal tract and a rate of syllables.
+It replaces no result, and everything made with it says that it is synthetic. A speaker is a pitch,
+a length of the vocal tract and a rate of syllables.
 """
 
 import json

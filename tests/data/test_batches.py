@@ -46,18 +46,10 @@ def test_an_epoch_is_the_whole_batches_that_fit():
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_real_batches_are_the_same_from_any_start_and_with_any_threads(tmp_path, workers):
-    corpora = {
-        "speech": prepare(
-            write_tree(tmp_path / "speech", seconds=0.5), "speech", RATE, tmp_path / "cache"
-        )
-    }
-    settings = {
-        "split": "train",
-        "slots": ("speech", "speech"),
-        "segment_seconds": 0.25,
-        "max_snr_db": 5.0,
-    }
-    pool = make_pool(corpora, class_table(list(corpora.values())), **settings)
+    root = write_tree(tmp_path / "speech", seconds=0.5)
+    corpus = prepare(root, "speech", RATE, tmp_path / "cache")
+    settings = {"split": "train", "segment_seconds": 0.25, "max_snr_db": 5.0}
+    pool = make_pool({"speech": corpus}, class_table([corpus]), slots=("speech",) * 2, **settings)
 
     def load(epoch, indices):
         return render(pool, draw(pool, 0, epoch, indices))
