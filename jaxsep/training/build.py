@@ -11,7 +11,6 @@ import optax
 from jaxsep import models
 from jaxsep.config.names import gamma_problems, gamma_vector
 from jaxsep.config.schema import Config, check_devices
-from jaxsep.data.mixtures.batches import steps_per_epoch
 from jaxsep.data.mixtures.dynamic import draw
 from jaxsep.errors import ConfigError, together
 from jaxsep.evaluation.statistics import quantile_names
@@ -64,7 +63,7 @@ def build(config: Config, *, devices: int = 1) -> Components:
     if problems := data_problems(config, pipeline):
         raise ConfigError(together(problems))
     train = config.train
-    steps = steps_per_epoch(train.mixtures_per_epoch, train.batch_size)
+    steps = train.mixtures_per_epoch // train.batch_size
     schedule = make_schedule(
         train.schedule,
         train.learning_rate,

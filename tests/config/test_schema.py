@@ -52,8 +52,11 @@ MISTAKES = [
         "data.sample_rate=3999",
         "data.sample_rate is 3999, it must be at least 4000 where data.synth",
     ),
-    ("data.slots=('speech','music')", "data.slots: 'music' names the corpus 'music'; there is"),
-    ("data.slots=('speech:0.5,environment:0.4','speech')", "data.slots: the priors in"),
+    ("data.slots=('speech','music')", "data.slots: 'music' must be one of speech, environment"),
+    (
+        "data.slots=('speech:0.5,environment:0.4','speech')",
+        "data.slots: 'speech:0.5,environment:0.4' must be",
+    ),
     ("data.active_counts=(0.5,0.4)", "data.active_counts: is [0.5, 0.4]; must be 2 probabilities"),
     ("data.premixed_roles=('mix','s1')", "data.premixed_roles is ('mix', 's1'), it must be () wi"),
     ("model.num_sources=3", "model.num_sources is 3, it must be that of data.slots, 2"),

@@ -259,9 +259,9 @@ def test_sets_that_cannot_be_used(tmp_path, act, roles, said):
     assert not list(tmp_path.glob("cache/*"))
 
 
-def test_roots_and_pools_that_cannot_be(wsj0, tmp_path):
-    with pytest.raises(DataError, match="at least one sample"):
-        make_premixed_pool(wsj0, split="train", segment_seconds=0.0)
+def test_roots_and_pools_that_cannot_be(tmp_path):
+    with pytest.raises(DataError, match=r"data.premixed_root: /nonexistent is no readable folder"):
+        prepare("/nonexistent", "premixed", RATE, tmp_path)
     shutil.rmtree(write_wsj0(tmp_path / "wsj0") / BASE / "tt")
     without = prepare(tmp_path / "wsj0", "premixed", RATE, tmp_path / "cache")
     with pytest.raises(DataError, match="no test mixtures; needed: one of the folders tt, test"):

@@ -70,7 +70,7 @@ def test_archives(tmp_path, kind, name):
     path = tmp_path / f"a.{kind}"
     path.write_bytes(archive({name: b"evil"}) if kind == "zip" else tar({name: entry(name)}))
     with pytest.raises(DataError, match=rf"{path}: (holds .* relative names|is damaged)"):
-        unpack(path, tmp_path / "into", "/".join, limit=1000)
+        unpack(path, tmp_path / "into", "(?s)(.*)", limit=1000)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [path.name, "into"]
 
 
@@ -81,7 +81,7 @@ def test_archives_hold_files_alone(tmp_path, kind):
     (tmp_path / "into").mkdir()
     (tmp_path / "a.tar.gz").write_bytes(tar({"x": entry("x", type=kind, linkname="/etc/passwd")}))
     with pytest.raises(DataError, match="holds 'x'; must hold regular files alone"):
-        unpack(tmp_path / "a.tar.gz", tmp_path / "into", "/".join, limit=1000)
+        unpack(tmp_path / "a.tar.gz", tmp_path / "into", "(?s)(.*)", limit=1000)
     assert not list((tmp_path / "into").iterdir())
 
 

@@ -438,7 +438,7 @@ def packed_files(kind: str) -> Callable[[Path, Made], Reader]:
             shutil.rmtree(into, ignore_errors=True)
             into.mkdir()
             try:
-                unpack(path, into, "/".join, limit=10**6)
+                unpack(path, into, "(?s)(.*)", limit=10**6)
             finally:
                 assert {path.name for path in folder.iterdir()} == {path.name, "into"}
 
