@@ -21,10 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import jax
+
 from jaxsep import console, runtime
-from jaxsep.errors import ConfigError, JaxsepError, ModelError
+from jaxsep.errors import ConfigError, DataError, JaxsepError, ModelError
 from jaxsep.files import display
-from jaxsep.inference.audio_files import Options, try_to_separate
+from jaxsep.inference.audio_files import Options, separate_file
 from jaxsep.inference.bundle import check_replaceable, export_bundle, import_published
 from jaxsep.inference.chunks import CHUNK_SECONDS, OVERLAP_SECONDS
 from jaxsep.inference.inputs import find_recordings, seconds_by_header
@@ -32,6 +34,14 @@ from jaxsep.inference.separator import Separator, load
 
 PROGRESS_AFTER = 5.0  # seconds
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s [{elapsed}, {remaining} left]"
+
+
+SWITCHES = {
+    "--consistent": "sources that add up to the recording; keeps silent ones",
+    "--keep-silent": "also write sources that are nearly silent throughout",
+    "--force": "replace results of an earlier time",
+    "--json": "one JSON object for each recording on standard output",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,47 +72,38 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
 
-    def add(*names: str, text: str | None = None, **options: Any) -> None:
-        parser.add_argument(*names, help=text, **options)
-
-    def switch(name: str, text: str) -> None:
-        parser.add_argument(name, action="store_true", help=text)
-
-    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+    add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT")
-    add("-o", "--output", **folder, required=True, text="folder of the results")
-    add("--model", **folder, text="a run's folder or a model bundle")
+    add("-o", "--output", type=Path, metavar="DIR", required=True, help="folder of the results")
+    add("--model", type=Path, metavar="DIR", help="a run's folder or a model bundle")
     text = "seconds taken at a time (default: %(default)g); inf: all"
-    add("--chunk", type=float, default=CHUNK_SECONDS, text=text)
+    add("--chunk", type=float, default=CHUNK_SECONDS, help=text)
     text = "seconds shared by two chunks (default: %(default)g)"
-    add("--overlap", type=float, default=OVERLAP_SECONDS, text=text)
+    add("--overlap", type=float, default=OVERLAP_SECONDS, help=text)
     text = "average several channels, or separate each"
-    add("--channels", choices=("mix", "each"), default="mix", text=text)
+    add("--channels", choices=("mix", "each"), default="mix", help=text)
     text = "32-bit float WAV, or 16-bit FLAC (default: %(default)s)"
-    add("--format", choices=("wav", "flac"), default="wav", text=text)
-    switch("--consistent", "sources that add up to the recording; keeps silent ones")
-    switch("--keep-silent", "also write sources that are nearly silent throughout")
-    switch("--force", "replace results of an earlier time")
-    switch("--json", "one JSON object for each recording on standard output")
+    add("--format", choices=("wav", "flac"), default="wav", help=text)
+    for name, text in SWITCHES.items():
+        add(name, action="store_true", help=text)
     text = "a network outside jaxsep that the model may name and run"
-    add("--trust", default="", metavar="MODULE:CLASS", text=text)
-    text = "copy the model of a run's folder to -o DIR"
-    add("--export", type=Path, metavar="RUN", text=text)
+    add("--trust", default="", metavar="MODULE:CLASS", help=text)
+    add("--export", type=Path, metavar="RUN", help="copy the model of a run's folder to -o DIR")
     text = "make a model of a published one in -o DIR"
-    add("--import", type=Path, metavar="FILE.pt", dest="published", text=text)
+    add("--import", type=Path, metavar="FILE.pt", dest="published", help=text)
     text = "with --import: the rate it was trained at (8000)"
-    add("--sample-rate", type=int, default=8000, metavar="HZ", text=text)
+    add("--sample-rate", type=int, default=8000, metavar="HZ", help=text)
     return parser
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
+    output: Path = arguments.output
     modes = [bool(arguments.inputs), arguments.export is not None, arguments.published is not None]
     if sum(modes) != 1:
         raise ConfigError(
             "one of INPUT, --export RUN and --import FILE.pt must be given; "
             "--help explains the command"
         )
-    output: Path = arguments.output
     if not arguments.inputs:
         check_replaceable(output, force=arguments.force)
         if arguments.export is not None:
@@ -121,13 +122,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         raise
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
-    options = Options(
-        channels=arguments.channels,
-        file_format=arguments.format,
-        consistent=arguments.consistent,
-        keep_silent=arguments.keep_silent,
-        force=arguments.force,
-    )
+    options = Options(**{name: getattr(arguments, name) for name in Options._fields})
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -145,35 +140,30 @@ def _separate_all(
 ) -> int:
     """Separate recordings one after another, a line for each; 1 if any could not be, else 0."""
     began, failed, seconds = time.perf_counter(), [], 0.0
-    bar = console.progress(
-        total=sum(map(seconds_by_header, recordings.values())),
-        unit="s",
-        delay=PROGRESS_AFTER,
-        leave=False,
-        dynamic_ncols=True,
-        bar_format=BAR,
-    )
+    total = sum(map(seconds_by_header, recordings.values()))
+    style: dict[str, Any] = {"delay": PROGRESS_AFTER, "leave": False, "bar_format": BAR}
 
     def advance(done: float) -> None:
-        bar.update(min(done, bar.total - bar.n))  # a header may promise less than there is
+        bar.update(min(done, total - bar.n))  # a header may promise less than there is
 
-    def show(line: str, file: TextIO = sys.stdout) -> None:
+    def show(line: str, file: TextIO) -> None:
         write = bar.write if time.perf_counter() - began > PROGRESS_AFTER else print
         write(line, file=file)
         file.flush()
 
-    with bar:
+    with console.progress(total=total, unit="s", **style) as bar:
         for name, path in recordings.items():
             bar.set_description(path.name, refresh=False)
-            expected = bar.n + seconds_by_header(path)
-            report = try_to_separate(separator, path, output / name, output, options, advance)
-            if "error" in report:
-                failed.append(report["input"])
-                show(report["error"], sys.stderr)
-            if "error" not in report or as_json:
-                show(json.dumps(report) if as_json else _describe(report))
-            seconds += report.get("seconds", 0.0)
-            advance(expected - bar.n)
+            try:
+                report = separate_file(separator, path, output / name, output, options, advance)
+                seconds += report["seconds"]
+                show(json.dumps(report) if as_json else _describe(report), sys.stdout)
+            except (DataError, MemoryError, jax.errors.JaxRuntimeError) as error:
+                failed.append(display(path))
+                text = str(error) if isinstance(error, DataError) else f"{failed[-1]}: {error!r}"
+                show(text, sys.stderr)
+                if as_json:
+                    show(json.dumps({"input": failed[-1], "error": text}), sys.stdout)
     if not as_json and len(recordings) > 1:
         count, took = len(recordings), time.perf_counter() - began
         line = f"{count - len(failed)} of {count} recordings separated"
@@ -184,11 +174,10 @@ def _separate_all(
 
 def _describe(report: dict[str, Any]) -> str:
     """A line for a recording that was separated."""
-    count, silent, gain = len(report["sources"]), report["silent"], report["gain_db"]
+    count, silent, gain = len(report["sources"]), len(report["silent"]), report["gain_db"]
     parts = [
         f"{report['input']} -> {report['output']}: {report['seconds']:.2f} s",
-        f"{count} source{'s' * (count != 1)}"
-        + (f" ({len(silent)} silent, left out)" if silent else ""),
+        f"{count} source{'s' * (count != 1)}" + f" ({silent} silent, left out)" * (silent > 0),
         *([f"gain {gain:g} dB"] if gain else []),
         f"real-time factor {report['real_time_factor']:.4f}",
     ]

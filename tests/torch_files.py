@@ -20,23 +20,10 @@ def numbers(values) -> bytes:
 
 def tensor(key, size, shape, strides, *, offset=0, storage="FloatStorage") -> bytes:
     """The instructions with which torch.save writes a tensor."""
-    reference = (
-        b"("
-        + text("storage")
-        + f"ctorch\n{storage}\n".encode()
-        + text(key)
-        + text("cpu")
-        + number(size)
-        + b"tQ"
-    )
-    arguments = (
-        reference
-        + number(offset)
-        + numbers(shape)
-        + numbers(strides)
-        + b"\x89ccollections\nOrderedDict\n)R"
-    )
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
+    kind = f"ctorch\n{storage}\n".encode()
+    reference = b"(" + text("storage") + kind + text(key) + text("cpu") + number(size) + b"tQ"
+    view = number(offset) + numbers(shape) + numbers(strides) + b"\x89ccollections\nOrderedDict\n)R"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + reference + view + b"tR"
 
 
 def dictionary(items: dict[str, bytes]) -> bytes:
@@ -65,11 +52,9 @@ def stored(reference_dir, family):
     with np.load(reference_dir / f"sudormrf_{family}.npz") as file:
         data = dict(file)
     return data, {
-        name.removeprefix("param/"): value
-        for name, value in data.items()
-        if name.startswith("param/")
+        name.removeprefix("param/"): value for name, value in data.items() if "param/" in name
     }
 
 
-def difference(found, wanted):
-    return np.linalg.norm(np.asarray(found) - wanted) / np.linalg.norm(wanted)
+def difference(actual, wanted):
+    return np.linalg.norm(np.asarray(actual) - wanted) / np.linalg.norm(wanted)

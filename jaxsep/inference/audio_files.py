@@ -11,11 +11,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import soundfile
 
@@ -30,38 +28,25 @@ from jaxsep.inference.separator import Separator
 SILENT_DB = -30.0
 OUTPUT = re.compile(r"source\d+\.(wav|flac)")
 WAV_BYTES = 0xFFFF_0000  # sizes in a WAV file have 32 bits; beyond, RF64 has the same with 64
-FLAC_CHANNELS, FLAC_RATE = 8, 655_350
 NOT_WRITTEN = "the disk is full, or the file beyond its size limit"
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What is written.
 
     Attributes:
       channels: 'mix', averaged, or 'each', separated one by one into files of as many channels.
-      file_format: 'wav', 32-bit float, or 'flac', 16 bit.
+      format: 'wav', 32-bit float, or 'flac', 16 bit.
       consistent: the sources add up to the mixture.
       keep_silent: also sources that are nearly silent throughout.
       force: replace what was written before.
     """
 
     channels: str = "mix"
-    file_format: str = "wav"
+    format: str = "wav"
     consistent: bool = False
     keep_silent: bool = False
     force: bool = False
-
-
-def try_to_separate(separator: Separator, path: Path, *args: Any, **options: Any) -> dict[str, Any]:
-    """`separate_file`; where that is not possible, {"input": path, "error": one line}."""
-    try:
-        return separate_file(separator, path, *args, **options)
-    except DataError as error:
-        message = str(error)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        message = f"{display(path)}: {error!r}"
-    return {"input": display(path), "error": message}
 
 
 def separate_file(
@@ -97,22 +82,28 @@ def separate_file(
     began = time.perf_counter()
     rate, channels, frames = audio_info(path)
     check_upsampling(rate, separator.sample_rate, display(path))
-    _check_target(path, target, options, channels, rate)
+    if target.exists() and not target.is_dir():
+        raise DataError(f"{display(path)}: {display(target)} is a file, not a folder for sources")
+    if _earlier_output(target) and not options.force:
+        raise DataError(
+            f"{display(path)}: {display(target)} holds separated sources already; "
+            "--force replaces them"
+        )
     mixture, sources = Levels(rate), Levels(rate)
     with _scratch_folder(scratch, target) as partial:
         blocks = sources.watch(_estimates(separator, path, rate, options, mixture))
-        files = _write(blocks, partial, rate, frames, advance)
-        if not mixture.power.any():
-            averaged = channels > mixture.power.size
-            hint = " (its channels averaged; --channels each keeps them)" if averaged else ""
+        _write(blocks, partial, rate, frames, advance)
+        mean, power, _ = mixture.powers()
+        if not power.any():
+            hint = " (its channels averaged; --channels each keeps them)"
             raise DataError(
-                f"{display(path)}: holds no sound, every sample is {mixture.mean.flat[0]:g}{hint}"
+                f"{display(path)}: holds no sound, every sample is {mean.flat[0]:g}"
+                + hint * (channels > power.size)
             )
         silent = _silent(sources, mixture) & (not (options.keep_silent or options.consistent))
-        for file, left_out in zip(files, silent, strict=True):
-            if left_out:
-                file.unlink()
-        gain = _to_flac(partial, sources.peak) if options.file_format == "flac" else 1.0
+        for n in np.flatnonzero(silent):
+            (partial / f"source{n + 1}.wav").unlink()
+        gain = _to_flac(partial, sources.peak) if options.format == "flac" else 1.0
         _publish(partial, target, sources.samples)
     seconds, took = sources.samples / rate, time.perf_counter() - began
     return {
@@ -121,9 +112,9 @@ def separate_file(
         "seconds": seconds,
         "sample_rate": rate,
         "channels": channels,
-        "sources": [n + 1 for n, left_out in enumerate(silent) if not left_out],
-        "silent": [n + 1 for n, left_out in enumerate(silent) if left_out],
-        "levels_db": _decibels(sources.power.sum(axis=0) / mixture.power.sum()).round(2).tolist(),
+        "sources": (np.flatnonzero(~silent) + 1).tolist(),
+        "silent": (np.flatnonzero(silent) + 1).tolist(),
+        "levels_db": _decibels(sources.powers()[1].sum(0) / power.sum()).round(2).tolist(),
         "gain_db": round(float(20 * np.log10(gain)), 2),
         "took": round(took, 3),
         "real_time_factor": round(took / seconds, 5),
@@ -131,10 +122,7 @@ def separate_file(
 
 
 class Levels:
-    """Mean, power around the mean, and peak of signals [...,T] that come in blocks.
-
-    Also their power in every second.
-    """
+    """Length, peak and powers of signals [...,T] that come in blocks."""
 
     def __init__(self, rate: int) -> None:
         self.samples, self.peak = 0, 0.0
@@ -146,7 +134,7 @@ class Levels:
         for block in blocks:
             self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
             edges = np.arange(self._rate - self.samples % self._rate, block.shape[-1], self._rate)
-            for piece in np.split(block, edges, axis=-1):
+            for piece in np.split(block, edges, axis=-1) if block.size else ():
                 if self.samples % self._rate == 0:
                     self._sums.append(np.zeros((2, *block.shape[:-1])))
                 squares = np.square(piece, dtype=np.float64)
@@ -154,31 +142,24 @@ class Levels:
                 self.samples += piece.shape[-1]
             yield block
 
-    @property
-    def mean(self) -> np.ndarray:
-        """[...]"""
-        return np.sum(self._sums, axis=0)[0] / self.samples
+    def powers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean [...]; power around it [...], exactly 0 for a constant; the same of seconds [S,...].
 
-    @property
-    def power(self) -> np.ndarray:
-        """[...]; exactly 0 for a constant."""
-        power = np.sum(self._sums, axis=0)[1] / self.samples - np.square(self.mean)
-        return np.where(power > ROUNDING * np.square(self.mean), power, 0.0)
-
-    @property
-    def seconds(self) -> np.ndarray:
-        """[S,...]: power in every second, around the mean of all; the last may be shorter."""
-        sums = np.stack(self._sums, axis=1)
-        counts = np.full(sums.shape[1], self._rate)
-        counts[-1] = self.samples - self._rate * (len(counts) - 1)
-        means, squares = sums / counts.reshape(-1, *[1] * (sums.ndim - 2))
-        return np.maximum(squares - 2 * means * self.mean + np.square(self.mean), 0.0)
+        The last second may be shorter.
+        """
+        mean, square = np.sum(self._sums, axis=0) / self.samples
+        power = square - np.square(mean)
+        counts = np.diff(np.append(np.arange(0, self.samples, self._rate), self.samples))
+        means, squares = np.stack([s / n for s, n in zip(self._sums, counts, strict=True)], axis=1)
+        seconds = np.maximum(squares - 2 * means * mean + np.square(mean), 0.0)
+        return mean, np.where(power > ROUNDING * np.square(mean), power, 0.0), seconds
 
 
 def _silent(sources: Levels, mixture: Levels) -> np.ndarray:
     """[N] bool: the estimates that hold no source."""
-    reference = np.maximum(mixture.seconds.sum(axis=1), mixture.power.sum())  # [S]
-    loudest = _decibels(sources.seconds.sum(axis=1) / reference[:, None]).max(axis=0)
+    _, power, seconds = mixture.powers()
+    reference = np.maximum(seconds.sum(axis=1), power.sum())  # [S]
+    loudest = _decibels(sources.powers()[2].sum(axis=1) / reference[:, None]).max(axis=0)
     return loudest < min(SILENT_DB, loudest.max())
 
 
@@ -190,24 +171,6 @@ def _earlier_output(target: Path) -> list[Path]:
     """The files of sources in a folder, which need not exist."""
     files = target.iterdir() if target.is_dir() else ()
     return [file for file in files if OUTPUT.fullmatch(file.name)]
-
-
-def _check_target(path: Path, target: Path, options: Options, channels: int, rate: int) -> None:
-    if target.exists() and not target.is_dir():
-        raise DataError(
-            f"{display(path)}: {display(target)} is a file; the sources need a folder of this name"
-        )
-    if _earlier_output(target) and not options.force:
-        raise DataError(
-            f"{display(path)}: {display(target)} holds separated sources already; "
-            f"--force replaces them"
-        )
-    written = channels if options.channels == "each" else 1
-    if options.file_format == "flac" and (written > FLAC_CHANNELS or rate > FLAC_RATE):
-        raise DataError(
-            f"{display(path)}: {written} channels at {rate} Hz are more than "
-            f"the {FLAC_CHANNELS} at {FLAC_RATE} Hz of FLAC; --format wav takes them"
-        )
 
 
 def _estimates(
@@ -234,24 +197,20 @@ def _write(
     rate: int,
     frames: int,
     advance: Callable[[float], object],
-) -> list[Path]:
+) -> None:
     """Write blocks [K,N,T_j] to folder/source1.wav, …; frames: how many are expected in all."""
-    paths: list[Path] = []
     files: list[soundfile.SoundFile] = []
     with ExitStack() as stack:
         for block in blocks:
-            if not files:
-                channels = len(block)
+            channels, sources, samples = block.shape
+            for n in range(len(files), sources):
+                name = os.fsencode(folder / f"source{n + 1}.wav")
                 form = "RF64" if frames * channels * 4 > WAV_BYTES else "WAV"
-                paths = [folder / f"source{n + 1}.wav" for n in range(block.shape[1])]
-                for path in paths:
-                    name = os.fsencode(path)
-                    file = soundfile.SoundFile(name, "w", rate, channels, "FLOAT", format=form)
-                    files.append(stack.enter_context(file))
+                file = soundfile.SoundFile(name, "w", rate, channels, "FLOAT", format=form)
+                files.append(stack.enter_context(file))
             for n, file in enumerate(files):
                 file.write(np.ascontiguousarray(block[:, n].T))
-            advance(block.shape[-1] / rate)
-    return paths
+            advance(samples / rate)
 
 
 def _to_flac(folder: Path, peak: float) -> float:
@@ -259,12 +218,10 @@ def _to_flac(folder: Path, peak: float) -> float:
     # A reader divides by 2^15, so the highest integer is a little less than 1.
     gain = min(1.0, (1 - 2.0**-15) / max(peak, 1e-30))
     for path in list(folder.iterdir()):
-        target = os.fsencode(path.with_suffix(".flac"))
+        name, form = os.fsencode(path.with_suffix(".flac")), ("PCM_16", None, "FLAC")
         with (
             soundfile.SoundFile(os.fsencode(path)) as wav,
-            soundfile.SoundFile(
-                target, "w", wav.samplerate, wav.channels, "PCM_16", format="FLAC"
-            ) as flac,
+            soundfile.SoundFile(name, "w", wav.samplerate, wav.channels, *form) as flac,
         ):
             for block in wav.blocks(1 << 16, dtype="float32", always_2d=True):
                 flac.write(np.rint(block * np.float64(gain * 2**15)).astype(np.int16))
@@ -307,6 +264,5 @@ def _publish(partial: Path, target: Path, samples: int) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in new:
         os.replace(path, target / path.name)
-    for path in _earlier_output(target):
-        if path.name not in {path.name for path in new}:
-            path.unlink()
+    for path in set(_earlier_output(target)) - {target / path.name for path in new}:
+        path.unlink()

@@ -1,21 +1,18 @@
 """The portable model: a folder with params.safetensors and model.json.
 
 A bundle may come from a stranger. Nothing in it is code, and what is read is checked here, once:
-model.json for its fields, the parameters against their SHA-256 and the network's shapes.
+model.json by its schema, the parameters against their SHA-256 and the network's shapes.
 """
 
 import hashlib
 import json
 import os
-import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+import pydantic
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -26,8 +23,17 @@ from jaxsep.errors import ModelError
 from jaxsep.files import atomic_folder, display, read_json
 from jaxsep.models import torch_import
 
-FORMAT = 1
-FILES = ("params.safetensors", "model.json")
+PARAMS, DESCRIPTION = FILES = ("params.safetensors", "model.json")
+
+
+class _Description(pydantic.BaseModel, strict=True):
+    """What model.json must hold; other entries are for people."""
+
+    format: Literal[1]
+    family: str
+    fields: dict[str, Any]
+    sample_rate: int = pydantic.Field(ge=1, le=MAX_SAMPLE_RATE)
+    params_sha256: str
 
 
 def save_bundle(
@@ -49,12 +55,12 @@ def save_bundle(
       about: JSON data for people: class names, training summary.
 
     Raises:
-      ModelError: it cannot be written.
+      ModelError: it cannot be written, or the sample rate is none.
     """
     arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
     content = safetensors.numpy.save(arrays)
     description = {
-        "format": FORMAT,
+        "format": 1,
         "jaxsep": jaxsep.__version__,
         "family": family,
         "fields": fields,
@@ -64,20 +70,30 @@ def save_bundle(
         "params_sha256": hashlib.sha256(content).hexdigest(),
         **about,
     }
-    with _replaced(folder) as partial:
-        (partial / "params.safetensors").write_bytes(content)
-        text = json.dumps(description, indent=2) + "\n"
-        (partial / "model.json").write_text(text, encoding="utf-8")
+    _check(description, str(folder))
+    _write(folder, content, (json.dumps(description, indent=2) + "\n").encode())
 
 
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which takes the place of `folder` when all is in it."""
+def _write(folder: Path, params: bytes, description: bytes) -> None:
     try:
         with atomic_folder(folder, replace=True) as partial:
-            yield partial
+            (partial / PARAMS).write_bytes(params)
+            (partial / DESCRIPTION).write_bytes(description)
     except OSError as error:
         raise ModelError(f"{folder}: the model cannot be written: {error}") from error
+
+
+def _check(description: Any, origin: str) -> None:
+    """ModelError where a description does not fit the schema; names the field and its value."""
+    try:
+        _Description.model_validate(description)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        given = "missing" if problem["type"] == "missing" else f"{problem['input']!r:.80}"
+        raise ModelError(
+            f"{origin}: {'.'.join(map(str, problem['loc']))} is {given}: {problem['msg']} "
+            f"(this is jaxsep {jaxsep.__version__})"
+        ) from error
 
 
 def load_bundle(folder: str | os.PathLike, *, trust: str = "") -> tuple[Any, Any, dict[str, Any]]:
@@ -93,8 +109,12 @@ def load_bundle(folder: str | os.PathLike, *, trust: str = "") -> tuple[Any, Any
         not trusted, or with parameters that are not the network's.
     """
     folder = _find_bundle(folder)
-    origin = folder / "model.json"
-    description = _read_description(origin)
+    origin, path = folder / DESCRIPTION, folder / PARAMS
+    try:
+        description = read_json(origin)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{origin}: cannot be read: {error}") from error
+    _check(description, str(origin))
     family = description["family"]
     if family not in models.FAMILIES and family != trust:
         raise ModelError(
@@ -104,15 +124,18 @@ def load_bundle(folder: str | os.PathLike, *, trust: str = "") -> tuple[Any, Any
         )
     try:
         module = models.create(family, **description["fields"])
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{origin}: {error}") from error
-    try:
         mixture = np.zeros((1, 256), np.float32)
         expected = jax.eval_shape(module.init, jax.random.key(0), mixture)["params"]
     except Exception as error:  # fields that do not go together, a trusted network's own code
-        raise ModelError(f"{origin}: fields make no network ({error!r:.500})") from error
-    arrays = _read_params(folder / "params.safetensors", description.get("params_sha256"))
-    check_params(arrays, expected, str(folder / "params.safetensors"))
+        raise ModelError(f"{origin}: fields make no network: {error!s:.500}") from error
+    try:
+        content = path.read_bytes()
+        arrays = safetensors.numpy.load(content)
+    except Exception as error:  # damaged bytes raise errors of many kinds
+        raise ModelError(f"{path}: cannot be read: {error!r:.500}") from error
+    if description["params_sha256"] != hashlib.sha256(content).hexdigest():
+        raise ModelError(f"{path}: is damaged: its SHA-256 is not the one in model.json")
+    check_params(arrays, expected, str(path))
     return module, unflatten_dict(arrays, sep="/"), description
 
 
@@ -126,90 +149,17 @@ def _find_bundle(folder: str | os.PathLike) -> Path:
     )
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(description, dict):
-        raise ModelError(f"{path}: is no JSON object")
-    if description.get("format", FORMAT) != FORMAT:
-        raise ModelError(
-            f"{path}: format is {description['format']!r}, written by jaxsep "
-            f"{description.get('jaxsep')}; this jaxsep, {jaxsep.__version__}, reads {FORMAT}"
-        )
-    needed = {"format": int, "family": str, "fields": dict, "sample_rate": int}
-    if missing := [name for name in needed if name not in description]:
-        raise ModelError(
-            f"{path}: lacks {', '.join(missing)}, which every bundle of format {FORMAT} has"
-        )
-    for name, kind in needed.items():
-        value = description[name]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ModelError(f"{path}: {name} is {value!r:.80}, it must be of type {kind.__name__}")
-    _check_sample_rate(description["sample_rate"], f"{path}: ")
-    return description
-
-
-def _check_sample_rate(sample_rate: int, origin: str = "") -> None:
-    if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
-        raise ModelError(
-            f"{origin}sample_rate is {sample_rate!r:.80}, "
-            f"it must be at least 1 Hz, at most {MAX_SAMPLE_RATE}"
-        )
-
-
-def _read_params(path: Path, digest: Any) -> dict[str, np.ndarray]:
-    """The arrays by name; digest: SHA-256 of their file in hex, None in older bundles."""
-    try:
-        content = path.read_bytes()
-        arrays = safetensors.numpy.load(content)
-    except (
-        Exception
-    ) as error:  # damaged bytes make safetensors and NumPy raise errors of many kinds
-        raise ModelError(f"{path}: cannot be read: {error!r:.500}") from error
-    if digest is not None and digest != hashlib.sha256(content).hexdigest():
-        raise ModelError(
-            f"{path}: is damaged, it is not the file that model.json was written with (SHA-256)"
-        )
-    return _stack_blocks(arrays)
-
-
-def _stack_blocks(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """block_0/NAME, block_1/NAME, … of bundles of older versions become blocks/NAME."""
-    stacked: dict[str, np.ndarray] = {}
-    blocks: dict[str, dict[int, np.ndarray]] = {}
-    for name, array in arrays.items():
-        if match := re.fullmatch(r"block_(0|[1-9][0-9]{0,3})/(.+)", name):
-            blocks.setdefault(match[2], {})[int(match[1])] = array
-        else:
-            stacked[name] = array
-    for name, by_number in blocks.items():
-        shapes = {array.shape for array in by_number.values()}
-        if sorted(by_number) == list(range(len(by_number))) and len(shapes) == 1:
-            stacked[f"blocks/{name}"] = np.stack([by_number[n] for n in range(len(by_number))])
-    return stacked
-
-
 def check_params(params: Any, expected: Any, origin: str) -> None:
     """ModelError where params are not of the names, shapes and types of expected; names origin."""
-
-    def facts(tree: Any) -> dict[str, tuple[Any, Any]]:
-        flat = flatten_dict(tree, sep="/")
-        return {name: (leaf.shape, leaf.dtype) for name, leaf in flat.items()}
-
-    given, wanted = facts(params), facts(expected)
+    given, wanted = (
+        {name: f"{leaf.dtype}{leaf.shape}" for name, leaf in flatten_dict(tree, sep="/").items()}
+        for tree in (params, expected)
+    )
     for name in sorted(given.keys() | wanted.keys()):
-        shape, kind = given.get(name, (None, None))
-        right_shape, right_kind = wanted.get(name, (None, None))
-        if shape != right_shape:
+        if given.get(name) != wanted.get(name):
             raise ModelError(
-                f"{origin}: parameter {name} has shape {shape}, "
-                f"the network has {right_shape} (None: not there)"
-            )
-        if kind != right_kind:
-            raise ModelError(
-                f"{origin}: parameter {name} is of type {kind}, the network has {right_kind}"
+                f"{origin}: parameter {name} is {given.get(name)}, "
+                f"the network has {wanted.get(name)} (None: not there)"
             )
 
 
@@ -223,9 +173,7 @@ def export_bundle(source: str | os.PathLike, folder: Path, *, trust: str = "") -
     origin = _find_bundle(source)
     if origin.resolve().is_relative_to(folder.resolve()):
         raise ModelError(f"{folder}: holds the model to be exported, {origin}; use another folder")
-    with _replaced(folder) as partial:
-        for name in FILES:
-            shutil.copyfile(origin / name, partial / name)
+    _write(folder, *((origin / name).read_bytes() for name in FILES))
 
 
 def import_published(file: str | os.PathLike, folder: Path, *, sample_rate: int) -> None:
@@ -238,7 +186,6 @@ def import_published(file: str | os.PathLike, folder: Path, *, sample_rate: int)
     Raises:
       ModelError: the file is no such network, or folder cannot be written.
     """
-    _check_sample_rate(sample_rate)
     try:
         module, params = torch_import.from_file(file)
         digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -262,16 +262,13 @@ def mixture_consistent(
 
     Args:
       estimates: blocks [K,N,T_i].
-      mixture: blocks [K,T_j], at least as many samples in all; only what the estimates have not
-        reached yet is kept.
+      mixture: blocks [K,T_j], at least as many samples in all.
     """
     pieces = iter(mixture)
-    held: np.ndarray | None = None  # the mixture that the estimates have not reached
+    held = next(pieces)  # what the estimates have not reached
     for block in estimates:
-        samples, sources = block.shape[-1], block.shape[1]
-        waiting = [] if held is None else [held]
-        while not waiting or sum(piece.shape[1] for piece in waiting) < samples:
-            waiting.append(next(pieces))
-        held = np.concatenate(waiting, axis=1)
+        _, sources, samples = block.shape
+        while held.shape[1] < samples:
+            held = np.concatenate([held, next(pieces)], axis=1)
         yield block + ((held[:, :samples] - block.sum(axis=1)) / sources)[:, None]
         held = held[:, samples:]

@@ -30,21 +30,18 @@ def find_recordings(inputs: Sequence[str], output: Path) -> dict[Path, Path]:
     """
     recordings: dict[Path, Path] = {}
     names: dict[Path, Path] = {}  # a recording's real path -> the first name that it got
-    for text in inputs:
-        for path, name in _expand(text, output):
-            if ".." in name.parts or not name.parts:
-                raise ConfigError(
-                    f"{display(path)}: its results would not lie below {display(output)}; rename it"
-                )
-            if names.setdefault(path.resolve(), name) != name:
-                continue
-            other = recordings.setdefault(name, path)
-            if other.resolve() != path.resolve():
-                raise ConfigError(
-                    f"{display(other)} and {display(path)} would both become "
-                    f"{display(output / name)}; "
-                    f"give the folder that holds both, or one at a time"
-                )
+    for path, name in (pair for text in inputs for pair in _expand(text, output)):
+        results = display(output / name)
+        if ".." in name.parts or not name.parts:
+            raise ConfigError(f"{display(path)}: {results} does not lie below -o; rename it")
+        if names.setdefault(path.resolve(), name) != name:
+            continue
+        other = recordings.setdefault(name, path)
+        if other.resolve() != path.resolve():
+            raise ConfigError(
+                f"{display(other)} and {display(path)} would both become {results}; "
+                f"give the folder that holds both, or one at a time"
+            )
     return recordings
 
 
@@ -56,17 +53,17 @@ def _expand(text: str, output: Path) -> Iterator[tuple[Path, Path]]:
             raise ConfigError(
                 f"-o {display(output)} is an INPUT too: the results would be taken for recordings"
             )
-        below = list(_below(path, output))
+        below = [(file, file.relative_to(path).with_suffix("")) for file in _below(path, output)]
         if not below:
             raise ConfigError(
                 f"{display(path)}: no recording in this folder ({' '.join(sorted(SUFFIXES))})"
             )
-        yield from ((file, file.relative_to(path).with_suffix("")) for file in below)
+        yield from below
     elif not path.exists() and glob.has_magic(text):
-        matches = sorted(m for m in glob.glob(text, recursive=True) if os.path.isfile(m))
+        matches = [Path(m) for m in sorted(glob.glob(text, recursive=True)) if os.path.isfile(m)]
         if not matches:
             raise ConfigError(f"{display(path)}: no file matches this pattern")
-        yield from ((Path(match), Path(Path(match).stem)) for match in matches)
+        yield from ((match, Path(match.stem)) for match in matches)
     else:
         yield path, Path(path.stem)
 
@@ -74,11 +71,8 @@ def _expand(text: str, output: Path) -> Iterator[tuple[Path, Path]]:
 def _below(root: Path, output: Path) -> Iterator[Path]:
     """The sound files below a folder, but for the output and names that begin with a dot."""
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name[0] != "." and Path(folder, name).resolve() != output.resolve()
-        )
+        paths = [Path(folder, name) for name in sorted(folders) if name[0] != "."]
+        folders[:] = [path.name for path in paths if path.resolve() != output.resolve()]
         for name in sorted(files):
             if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
                 yield Path(folder, name)

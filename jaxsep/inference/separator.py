@@ -1,5 +1,7 @@
 """A trained network as a function from sound to its sources, at any rate and of any length."""
 
+import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -94,28 +96,27 @@ class Separator:
         """
         if not sample_rate > 0:
             raise ValueError(f"sample_rate must be positive, got {sample_rate}")
-        taken = given = 0
+        taken: list[int] = []  # samples of the blocks so far
 
         def counted() -> Iterator[np.ndarray]:
-            nonlocal taken
             for block in blocks:
-                taken += block.shape[-1]
+                taken.append(block.shape[-1])
                 yield block
 
         at_network_rate = resampled(counted(), sample_rate, self.sample_rate)
         estimates = separate_blocks(at_network_rate, self.network, self.plan)
-        last = None
+        given, block = 0, None
         for block in resampled(estimates, self.sample_rate, sample_rate):
-            last = block[..., : taken - given]
-            given += last.shape[-1]
-            yield last
-        if last is None:
+            block = block[..., : sum(taken) - given]
+            given += block.shape[-1]
+            yield block
+        if block is None:
             raise ValueError(
-                f"{taken} samples at {sample_rate} Hz are less than one "
+                f"{sum(taken)} samples at {sample_rate} Hz are less than one "
                 f"at the network's {self.sample_rate} Hz"
             )
-        if given < taken:  # rounding of the two lengths: less than a sample at the network's rate
-            yield np.zeros((*last.shape[:-1], taken - given), np.float32)
+        if missing := sum(taken) - given:  # rounding: less than a sample at the network's rate
+            yield np.zeros((*block.shape[:-1], missing), np.float32)
 
 
 def resampled(blocks: Iterable[np.ndarray], rate: float, wanted: float) -> Iterator[np.ndarray]:
@@ -123,25 +124,21 @@ def resampled(blocks: Iterable[np.ndarray], rate: float, wanted: float) -> Itera
 
     T samples become about T·wanted / rate.
     """
-    if rate == wanted:
-        yield from blocks
+    blocks = iter(blocks)
+    first = next(blocks, None)
+    if first is None:
         return
-    stream, axes = None, ()
-    for block in blocks:
-        if stream is None:
-            axes = block.shape[:-1]
-            signals = int(np.prod(axes))
-            stream = soxr.ResampleStream(rate, wanted, signals, dtype="float32", quality="HQ")
-        frames = np.ascontiguousarray(block.reshape(-1, block.shape[-1]).T, np.float32)
-        yield from _pieces(stream.resample_chunk(frames), axes)
-    if stream is not None:
-        rest = stream.resample_chunk(np.zeros((0, signals), np.float32), last=True)
-        yield from _pieces(rest, axes)
-
-
-def _pieces(frames: np.ndarray, axes: tuple[int, ...]) -> Iterator[np.ndarray]:
-    if len(frames):
-        yield frames.T.reshape(*axes, len(frames))
+    if rate == wanted:
+        yield from itertools.chain([first], blocks)
+        return
+    axes = first.shape[:-1]
+    stream = soxr.ResampleStream(rate, wanted, math.prod(axes), dtype="float32", quality="HQ")
+    for block in itertools.chain([first], blocks, [None]):
+        samples = np.zeros((*axes, 0), np.float32) if block is None else block
+        frames = np.ascontiguousarray(samples.reshape(math.prod(axes), -1).T, np.float32)
+        frames = stream.resample_chunk(frames, last=block is None)
+        if len(frames):
+            yield frames.T.reshape(*axes, len(frames))
 
 
 def make_network(module: Any, params: Any) -> Network:

@@ -51,26 +51,21 @@ def create(family: str, **fields: Any) -> nn.Module:
                 f"model.{name} is not a field of family {family!r}; "
                 f"its fields are {', '.join(legal)}"
             )
-        if right := _expected(name, value):
-            raise ValueError(f"model.{name} is {value!r:.80}; it must be {right}")
+        if name in BOUNDS:
+            least, most = BOUNDS[name]
+            right = type(value) is int and least <= value <= most
+            expected = f"an integer of at least {least}, at most {most}"
+        else:
+            choices = DTYPES if name == "dtype" else (True, False)
+            right, expected = value in choices, " or ".join(map(repr, choices))
+        if not right:
+            raise ValueError(f"model.{name} is {value!r:.80}; it must be {expected}")
     if family == "original" and fields.get("enc_num_basis", 0) % 2:
         raise ValueError(
             f"model.enc_num_basis is {fields['enc_num_basis']}; "
             "family 'original' needs an even number"
         )
     return FAMILIES[family](**fields)
-
-
-def _expected(name: str, value: Any) -> str:
-    """What a field of our own networks must be, where the value is not that; else ''."""
-    if name == "dtype":
-        return "" if value in DTYPES else " or ".join(map(repr, DTYPES))
-    if name == "remat":
-        return "" if isinstance(value, bool) else "True or False"
-    least, most = BOUNDS[name]
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-        return ""
-    return f"an integer of at least {least}, at most {most}"
 
 
 def field_names(module: nn.Module | type[nn.Module]) -> list[str]:

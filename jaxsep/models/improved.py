@@ -59,14 +59,8 @@ class ImprovedSudoRmRf(layers.Network):
     each source, frame and basis, ReLU, masks on the encoder's output, one decoder for all sources.
     """
 
-    def padded(self, samples: int) -> int:
-        """Samples of a mixture of so many, with the zeros at its end, which the norms see.
-
-        The next multiple of (L // 2)·2^upsampling_depth; for an even L, at which the authors' code
-        fails for most depths, from there on to one whose frames every block can halve.
-        """
-        quantum = self.enc_kernel_size // 2 * 2**self.upsampling_depth
-        return layers.padded_length(samples, quantum, self.enc_kernel_size, self.upsampling_depth)
+    def quantum(self) -> int:
+        return self.enc_kernel_size // 2 * 2**self.upsampling_depth
 
     @nn.compact
     def __call__(self, mixture: Array) -> Array:
@@ -75,8 +69,8 @@ class ImprovedSudoRmRf(layers.Network):
         encoded = Encoder(self.enc_kernel_size, self.enc_num_basis, name="encoder")(waveform)
         encoded = encoded.astype(self.dtype)
         x = layers.features(self, encoded, original=False)
-        x = layers.PReLU(per_channel=False, name="mask_prelu")(x)
-        logits = layers.Pointwise(self.num_sources * self.enc_num_basis, name="mask")(x)
+        x = layers.PReLU(name="mask_prelu")(x)
+        logits = layers.pointwise("mask", self.num_sources * self.enc_num_basis, x)
         masked = nn.relu(layers.with_bias(*logits)) * jnp.tile(encoded, (1, 1, self.num_sources))
         return Decoder(self.enc_kernel_size, self.num_sources, name="decoder")(masked)[
             :, :, :samples

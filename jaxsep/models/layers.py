@@ -64,6 +64,23 @@ class Network(nn.Module):
 
     FROZEN: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
+    def quantum(self) -> int:
+        """Samples, a multiple of S = enc_kernel_size // 2; mixtures are padded to multiples of it."""
+        raise NotImplementedError
+
+    def padded(self, samples: int) -> int:
+        """Samples of a mixture of so many, with the zeros at its end, which the norms see.
+
+        The next multiple of the quantum, and from there on to the next multiple of S whose frames
+        are a multiple of 2^(upsampling_depth − 1), so that every halving in a block is exact; the
+        authors' code fails where it is not.
+        """
+        hop, step = self.enc_kernel_size // 2, 2 ** (self.upsampling_depth - 1)
+        extra = 1 - self.enc_kernel_size % 2  # an even kernel gives one frame more than hops
+        hops = -(-samples // self.quantum()) * self.quantum() // hop
+        frames = -(-(hops + extra) // step) * step
+        return (frames - extra) * hop
+
 
 class Affine(nn.Module):
     """The parameters of a 1×1 convolution, not applied: kernel [Ci,features], bias [features]."""
@@ -77,19 +94,10 @@ class Affine(nn.Module):
         return kernel, self.param("bias", init, (self.features,))
 
 
-class Pointwise(nn.Module):
-    """1×1 convolution, [B,F,Ci] → [B,F,features]; returns (result without bias, bias).
-
-    Parameters: kernel [Ci,features], bias [features].
-    """
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        init = fan_in_uniform(x.shape[-1])
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        return conv.product(x, kernel), self.param("bias", init, (self.features,))
+def pointwise(name: str, features: int, x: Array) -> tuple[Array, Array]:
+    """1×1 convolution by a layer of this name: (result without bias [B,F,features], bias)."""
+    kernel, bias = Affine(features, name=name)(x.shape[-1])
+    return conv.product(x, kernel), bias
 
 
 class Depthwise(nn.Module):
@@ -119,52 +127,32 @@ def with_bias(x: Array, bias: Array) -> Array:
     return (x + bias[None, None]).astype(x.dtype)
 
 
-class GlobalNorm(nn.Module):
-    """Norm of x + offset over time and channels of each example, [B,F,C] → [B,F,C].
+class Norm(nn.Module):
+    """Norm of x + offset over time and channels of each example, [B,F,C] → [B,F,C]; then PReLU.
 
-    offset: [C], None for 0. Parameters: scale [C], bias [C].
+    slopes: of the PReLU, 'one', or 'each' for one for each channel; without a PReLU ''. offset:
+    [C], None for 0. Parameters: scale [C], bias [C], slope [1] or [C].
     """
+
+    slopes: str = ""
 
     @nn.compact
     def __call__(self, x: Array, offset: Array | None = None) -> Array:
-        return norm.global_norm(x, _or_zeros(offset, x), *_scale_and_bias(self, x))
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        count = {"": (), "one": (1,), "each": channels}[self.slopes]
+        slope = [self.param("slope", nn.initializers.constant(0.25), count)] if count else []
+        offset = jnp.zeros(channels) if offset is None else offset
+        return norm.global_norm(x, offset, scale, bias, *slope)
 
 
 class PReLU(nn.Module):
-    """PReLU, [B,F,C] → [B,F,C]. Parameter: slope, [C] where per_channel, else [1]."""
-
-    per_channel: bool
+    """PReLU of one slope, [B,F,C] → [B,F,C]. Parameter: slope [1]."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return norm.prelu(x, _slope(self, x, self.per_channel))
-
-
-class NormPReLU(nn.Module):
-    """`GlobalNorm`, then `PReLU`. Parameters: scale, bias, slope."""
-
-    per_channel: bool
-
-    @nn.compact
-    def __call__(self, x: Array, offset: Array | None = None) -> Array:
-        scale, bias = _scale_and_bias(self, x)
-        slope = _slope(self, x, self.per_channel)
-        return norm.norm_prelu(x, _or_zeros(offset, x), scale, bias, slope)
-
-
-def _or_zeros(offset: Array | None, x: Array) -> Array:
-    return jnp.zeros(x.shape[-1]) if offset is None else offset
-
-
-def _scale_and_bias(module: nn.Module, x: Array) -> tuple[Array, Array]:
-    channels = x.shape[-1:]
-    scale = module.param("scale", nn.initializers.ones, channels)
-    return scale, module.param("bias", nn.initializers.zeros, channels)
-
-
-def _slope(module: nn.Module, x: Array, per_channel: bool) -> Array:
-    shape = x.shape[-1:] if per_channel else (1,)
-    return module.param("slope", nn.initializers.constant(0.25), shape)
+        return norm.prelu(x, self.param("slope", nn.initializers.constant(0.25), (1,)))
 
 
 class UBlock(nn.Module):
@@ -189,23 +177,23 @@ class UBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        expanded = Pointwise(self.in_channels, name="expand")(x)
-        level = NormPReLU(self.original, name="expand_norm")(*expanded)
+        slopes = "each" if self.original else "one"
+        level = Norm(slopes, name="expand_norm")(*pointwise("expand", self.in_channels, x))
         finer = []
         for depth in range(self.upsampling_depth):
             convolve = Depthwise(2 if depth else 1, branch=depth > 0, name=f"depthwise_{depth}")
             convolved, bias, again = convolve(level)
             if depth:
                 finer.append(again)
-            level = GlobalNorm(name=f"depthwise_norm_{depth}")(convolved, bias)
+            level = Norm(name=f"depthwise_norm_{depth}")(convolved, bias)
         while finer:
             level = conv.add_upsampled(finer.pop(), level)
-        merged = NormPReLU(self.original, name="merge_norm")(level)
-        projected = Pointwise(self.out_channels, name="project")(merged)
+        level = Norm(slopes, name="merge_norm")(level)
+        projected = pointwise("project", self.out_channels, level)
         if not self.original:
             return with_bias(*projected) + x
-        normed = GlobalNorm(name="project_norm")(*projected)
-        return NormPReLU(self.original, name="output_norm")(normed + x)
+        normed = Norm(name="project_norm")(*projected)
+        return Norm(slopes, name="output_norm")(normed + x)
 
 
 def features(network: Network, encoded: Array, *, original: bool) -> Array:
@@ -216,8 +204,8 @@ def features(network: Network, encoded: Array, *, original: bool) -> Array:
     remat the loop over the blocks is unrolled, because XLA copies what a real loop keeps for the
     gradient.
     """
-    x = GlobalNorm(name="encoder_norm")(encoded)
-    x = with_bias(*Pointwise(network.out_channels, name="bottleneck")(x))
+    x = Norm(name="encoder_norm")(encoded)
+    x = with_bias(*pointwise("bottleneck", network.out_channels, x))
     block = nn.remat(UBlock, prevent_cse=False) if network.remat else UBlock
     repeat = nn.scan(
         lambda module, x, _: (module(x), None),
@@ -234,18 +222,3 @@ def features(network: Network, encoded: Array, *, original: bool) -> Array:
         name="blocks",
     )
     return repeat(blocks, x, None)[0]
-
-
-def padded_length(samples: int, quantum: int, enc_kernel_size: int, upsampling_depth: int) -> int:
-    """Samples after zero padding at the end.
-
-    The next multiple of quantum, which is one of S = enc_kernel_size // 2, and from there on to the
-    next multiple of S whose frames are a multiple of 2^(upsampling_depth − 1), so that every
-    halving in a block is exact.
-    """
-    hop = enc_kernel_size // 2
-    step = 2 ** (upsampling_depth - 1)
-    extra = 1 - enc_kernel_size % 2  # an even kernel gives one frame more than there are hops
-    hops = -(-samples // quantum) * quantum // hop
-    frames = -(-(hops + extra) // step) * step
-    return (frames - extra) * hop

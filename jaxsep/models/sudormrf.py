@@ -98,14 +98,8 @@ class SudoRmRf(layers.Network):
 
     FROZEN: ClassVar[tuple[tuple[str, ...], ...]] = (("decoder", "bias"),)
 
-    def padded(self, samples: int) -> int:
-        """Samples of a mixture of so many, with the zeros at its end, which the norms see.
-
-        The next multiple of lcm(L // 2, 2^upsampling_depth), and from there on to one whose frames
-        every block can halve; the authors' code fails where it cannot.
-        """
-        quantum = math.lcm(self.enc_kernel_size // 2, 2**self.upsampling_depth)
-        return layers.padded_length(samples, quantum, self.enc_kernel_size, self.upsampling_depth)
+    def quantum(self) -> int:
+        return math.lcm(self.enc_kernel_size // 2, 2**self.upsampling_depth)
 
     @nn.compact
     def __call__(self, mixture: Array) -> Array:

@@ -149,22 +149,6 @@ def parameters(folder: Path, made: Made) -> Reader:
     return Reader(path, content, read, damaged(content), ModelError, path)
 
 
-@reader("params.safetensors without a checksum", 50)
-def older_parameters(folder: Path, made: Made) -> Reader:
-    model = copied_model(folder, made)
-    about = json.loads((model / "model.json").read_text())
-    about.pop("params_sha256", None)
-    (model / "model.json").write_text(json.dumps(about))
-    path = model / "params.safetensors"
-    content = path.read_bytes()
-    length = struct.unpack("<Q", content[:8])[0]
-    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
-    edited = json_damaged(header).map(lambda text: struct.pack("<Q", len(text)) + text + data)
-    cases = st.one_of(edited, damaged(content))
-    read = lambda: read_model(folder, made)  # noqa: E731
-    return Reader(path, content, read, cases, ModelError, model)
-
-
 @pytest.mark.parametrize("field", ["num_blocks", "enc_num_basis", "num_sources", "out_channels"])
 def test_fields_of_a_model_that_cannot_be(made, tmp_path, field):
     path = copied_model(tmp_path, made) / "model.json"
@@ -250,7 +234,7 @@ def test_a_published_file_that_claims_to_be_one_of_two_disks(reference_dir, tmp_
     end = content.rindex(b"PK\5\6")
     path = tmp_path / "net.pt"
     path.write_bytes(content[:end] + b"PK\6\7" + struct.pack("<LQL", 0, 0, 2) + content[end:])
-    with pytest.raises(ValueError, match=rf"{path}: damaged zip archive"):
+    with pytest.raises(ValueError, match=rf"{path}: damaged"):
         from_file(path)
 
 
@@ -282,15 +266,15 @@ def long_name():
 
 
 BOMBS = {
-    "tuples as a class's name": (doubling(b"q\x01h\x01\x93."), "damaged pickle"),
+    "tuples as a class's name": (doubling(b"q\x01h\x01\x93."), "damaged"),
     "tuples as a key": (b"}" + doubling(b"Ns."), "neither text nor number"),
     "tuples as a call's arguments": (
         b"ccollections\nOrderedDict\n" + doubling(b"R."),
-        "damaged pickle",
+        "damaged",
     ),
-    "tuples as a storage": (doubling(b"Q."), "damaged pickle"),
+    "tuples as a storage": (doubling(b"Q."), "damaged"),
     "tuples as a state dict": (doubling(b"."), "holds a tuple"),
-    "tuples as an entry": (b"}" + text("a") + doubling(b"s."), "no tensors: 'a'"),
+    "tuples as an entry": (b"}" + text("a") + doubling(b"s."), "'a' is no tensor"),
     "empty dictionaries": (b"}" * (5 * 2**20) + b".", "data.pkl has"),
     "a name that would be copied": (long_name(), "lies too deep"),
     "blocks without end": (

@@ -5,62 +5,56 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plain_kernels as reference
 import pytest
 
-from jaxsep.models.kernels import backend, conv, framing, masks, norm, reference
+from jaxsep.models.kernels import backend, conv, framing, masks, norm
 
 # Below and above the tiles in which the CPU code sums over time, with and without a rest.
 SHAPES = [(1, 1, 3), (2, 7, 4), (2, 257, 5)]
 
 
-def branch(depthwise_branch, stride):
+def depthwise(module, stride):
+    return lambda x, kernel: module.depthwise_conv(x, kernel, stride)
+
+
+def branch(module, stride):
     """Both uses of x in one array, so that the gradient of one shows where the other lies."""
 
     def both(x, kernel):
-        y, again = depthwise_branch(x, kernel, stride)
+        y, again = module.depthwise_branch(x, kernel, stride)
         return jnp.concatenate([y, jnp.sin(again)], axis=1)
 
     return both
 
 
-def branches(stride):
-    return branch(conv.depthwise_branch, stride), branch(reference.depthwise_branch, stride)
+def swapped(module):
+    return lambda coarse, fine: module.add_upsampled(fine, coarse)
 
 
-def swapped(function):
-    return lambda coarse, fine: function(fine, coarse)
-
-
-TAPS = lambda b, f, c: [(5, c)]  # noqa: E731
 # name: kernel and plain form, shapes of the other arguments beside x [b,f,c]
 CASES = {
     "product, wider": (conv.product, reference.product, lambda b, f, c: [(c, c + 2)]),
     "product, narrower": (conv.product, reference.product, lambda b, f, c: [(c, max(1, c - 2))]),
     **{
-        f"depthwise, stride {n}": (
-            lambda x, kernel, n=n: conv.depthwise_conv(x, kernel, n),
-            lambda x, kernel, n=n: reference.depthwise_conv(x, kernel, n),
-            TAPS,
-        )
+        f"{use.__name__}, stride {n}": (use(conv, n), use(reference, n), lambda b, f, c: [(5, c)])
+        for use in (depthwise, branch)
         for n in (1, 2)
     },
-    **{f"branch, stride {n}": (*branches(n), TAPS) for n in (1, 2)},
     "global norm": (norm.global_norm, reference.global_norm, lambda b, f, c: [(c,)] * 3),
     "prelu per channel": (norm.prelu, reference.prelu, lambda b, f, c: [(c,)]),
     "prelu scalar": (norm.prelu, reference.prelu, lambda b, f, c: [(1,)]),
-    "norm and prelu per channel": (
-        norm.norm_prelu,
-        reference.norm_prelu,
-        lambda b, f, c: [(c,)] * 4,
-    ),
-    "norm and prelu scalar": (
-        norm.norm_prelu,
-        reference.norm_prelu,
-        lambda b, f, c: [(c,), (c,), (c,), (1,)],
-    ),
+    **{
+        f"norm and prelu, {slopes}": (
+            norm.global_norm,
+            reference.global_norm,
+            lambda b, f, c, slopes=slopes: [(c,)] * 3 + [(slopes or c,)],
+        )
+        for slopes in (0, 1)
+    },
     "add upsampled": (
-        swapped(conv.add_upsampled),
-        swapped(reference.add_upsampled),
+        swapped(conv),
+        swapped(reference),
         lambda b, f, c: [(b, 2 * f, c)],
     ),
 }
@@ -109,24 +103,20 @@ def test_matches_automatic_differentiation(name, tolerance):
         assert_close(value, right, tolerance)
 
 
-@pytest.mark.parametrize("tolerance", [1e-5])
-def test_sums_of_other_backends(tolerance):
+@pytest.mark.parametrize("frames", [257, 302, 5])
+def test_sums_of_other_backends(monkeypatch, frames):
     """The formulation of other backends equals the CPU's, here where both can run."""
+    g, x = draw((2, frames, 5), 1), draw((2, 2 * frames, 5), 0)
 
-    def products(g, h):
-        return g, g * h
+    def run():
+        sums = backend.sums_over_time(lambda a, b: (a, a * b), g, 2 * g)
+        return *sums, *(conv._depthwise_kernel_gradient(x[:, : n * frames], g, n) for n in (1, 2))
 
-    @jax.jit
-    def run(x, g):
-        pairs = []
-        for frames, stride in ((257, 1), (301, 2), (3, 2)):
-            case = x[:, :frames], g[:, : -(-frames // stride)], stride
-            pairs.append((conv._kernel_gradient_tiled(*case), conv._kernel_gradient_plain(*case)))
-        sums = (f(products, g, 2 * g) for f in (backend._sums_tiled, backend._sums_plain))
-        return [*pairs, *zip(*sums, strict=True)]
-
-    for tiled, plain in run(draw((2, 301, 5), 0), draw((2, 301, 5), 1)):
-        assert_close(tiled, plain, tolerance)
+    tiled = run()
+    for module in (backend, conv):
+        monkeypatch.setattr(module, "on_cpu", lambda: False)
+    for actual, wanted in zip(tiled, run(), strict=True):
+        assert_close(actual, wanted, 1e-5)
 
 
 @pytest.mark.parametrize("x_mean", [0, 3000])

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from jaxsep.models import FAMILIES, count_params, create, layers
+from jaxsep.models import FAMILIES, count_params, create
 from jaxsep.models.sudormrf import Mask
 from jaxsep.models.torch_import import from_state_dict
 
@@ -154,27 +153,22 @@ def test_any_length_runs(family, samples, depth, taps, sources):
     assert np.abs(estimates).max() > 0
 
 
-# Counted by hand: quantum, kernel, depth, samples → length.
+# Counted by hand. Quanta of the original: lcm(10, 32), lcm(20, 32) and lcm(10, 8).
 @pytest.mark.parametrize(
-    ("quantum", "taps", "depth", "samples", "length"),
+    ("family", "taps", "depth", "samples", "length"),
     [
-        (math.lcm(10, 32), 21, 5, 1, 160),  # 16 frames
-        (math.lcm(10, 32), 21, 5, 161, 320),
-        (
-            math.lcm(20, 32),
-            41,
-            5,
-            160,
-            320,
-        ),  # 160 samples are 8 frames, which cannot be halved four times
-        (math.lcm(20, 32), 41, 5, 8000, 8000),
-        (math.lcm(20, 32), 41, 5, 8001, 8320),
-        (20 * 32, 41, 5, 8001, 8320),
-        (math.lcm(10, 8), 20, 3, 40, 70),  # 5 frames at 40, 8 at 70
+        ("original", 21, 5, 1, 160),  # 16 frames
+        ("original", 21, 5, 161, 320),
+        ("original", 41, 5, 160, 320),  # 8 frames at 160, which cannot be halved four times
+        ("original", 41, 5, 8000, 8000),
+        ("original", 41, 5, 8001, 8320),
+        ("improved", 41, 5, 8001, 8320),  # 20·32
+        ("original", 20, 3, 40, 70),  # 5 frames at 40, 8 at 70
     ],
 )
-def test_padded_length(quantum, taps, depth, samples, length):
-    assert layers.padded_length(samples, quantum, taps, depth) == length
+def test_padded_length(family, taps, depth, samples, length):
+    module = create(family, enc_kernel_size=taps, upsampling_depth=depth)
+    assert module.padded(samples) == length
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -315,7 +309,7 @@ def test_a_module_of_the_users():
         ("improved", {"enc_kernel_size": 1}, r"model\.enc_kernel_size is 1; .*at least 2"),
         ("original", {"enc_num_basis": 33}, r"model\.enc_num_basis is 33; .*even"),
         ("original", {"dtype": "float16"}, r"model\.dtype is 'float16'; it must be 'float32' or"),
-        ("original", {"remat": 1}, r"model\.remat is 1; it must be True or False"),
+        ("original", {"remat": 2}, r"model\.remat is 2; it must be True or False"),
     ],
 )
 def test_create_names_what_is_wrong(family, fields, message):

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.xla_metadata import set_xla_metadata
 
-Products = Callable[..., tuple[Array, ...]]
 TILE = 4  # neighbouring frames that one step of a loop adds up
 
 
@@ -25,7 +24,7 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def uninlined(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callable[..., Any]:
+def uninlined(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:
     """The same function, as a call that XLA's CPU compiler does not inline into its surroundings.
 
     Without this, XLA repeats the loops that make an array inside every loop that reads it, through
@@ -34,21 +33,21 @@ def uninlined(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Cal
     Args:
       function: of arrays. It must not call jitted functions that JAX does not inline, such as
         `jnp.where` and `jnp.pad`: automatic differentiation would pass the attribute on to them.
-      static: names of its keyword arguments that are no arrays.
+      static: places of its arguments that are no arrays.
     """
 
-    @partial(jax.jit, static_argnames=static)
+    @partial(jax.jit, static_argnums=static)
     @wraps(function)
-    def compiled(*arrays: Any, **options: int) -> Any:
+    def compiled(*arguments: Any) -> Any:
         with set_xla_metadata(inlineable=None):  # the attribute is for this call alone
-            return function(*arrays, **options)
+            return function(*arguments)
 
     @wraps(function)
-    def call(*arrays: Any, **options: int) -> Any:
+    def call(*arguments: Any) -> Any:
         if not on_cpu():
-            return function(*arrays, **options)
+            return function(*arguments)
         with set_xla_metadata(inlineable="false"):
-            return compiled(*arrays, **options)
+            return compiled(*arguments)
 
     return call
 
@@ -58,7 +57,7 @@ def at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def sums_over_time(products: Products, *arrays: Array) -> tuple[Array, ...]:
+def sums_over_time(products: Callable[..., tuple[Array, ...]], *arrays: Array) -> tuple[Array, ...]:
     """Sums over frames, Σ_f products(arrays)[b, f, c], in float32 or wider.
 
     Args:
@@ -68,26 +67,22 @@ def sums_over_time(products: Products, *arrays: Array) -> tuple[Array, ...]:
     Returns:
       An array [B,C] for each product.
     """
-    return (_sums_tiled if on_cpu() else _sums_plain)(products, *arrays)
 
+    def plain(*arrays: Array) -> list[Array]:
+        return [product.sum(1) for product in products(*map(at_least_float32, arrays))]
 
-def _sums_plain(products: Products, *arrays: Array) -> tuple[Array, ...]:
-    return tuple(product.sum(1) for product in products(*map(at_least_float32, arrays)))
-
-
-def _sums_tiled(products: Products, *arrays: Array) -> tuple[Array, ...]:
-    """A loop without accumulators adds up tiles of neighbouring frames, a plain sum the tiles.
-
-    The stack keeps XLA from computing the tiles again inside that sum.
-    """
+    if not on_cpu():
+        return tuple(plain(*arrays))
+    # A loop without accumulators adds up tiles of neighbouring frames, a plain sum the tiles.
     frames = arrays[0].shape[1]
     whole = frames - frames % TILE
     rows = [
         products(*(at_least_float32(array[:, row:whole:TILE]) for array in arrays))
         for row in range(TILE)
     ]
+    # The stack keeps XLA from computing the tiles again inside that sum.
     tiles = jnp.stack([reduce(jnp.add, column) for column in zip(*rows, strict=True)], axis=2)
     totals = tiles.sum(1)
     if whole < frames:
-        totals += jnp.stack(_sums_plain(products, *(array[:, whole:] for array in arrays)), axis=1)
+        totals += jnp.stack(plain(*(array[:, whole:] for array in arrays)), axis=1)
     return tuple(totals[:, number] for number in range(totals.shape[1]))

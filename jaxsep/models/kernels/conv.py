@@ -1,19 +1,13 @@
 """The convolutions of the networks' blocks, and the step between their resolutions, channels last.
 
-    product            1×1 convolution
-    depthwise_conv     one filter of five taps for each channel, stride 1 or 2
-    depthwise_branch   the same, for an input that has a second reader
-    add_upsampled      a fine resolution plus the coarser one below it
-
-All are pure functions of arrays with the batch axis first; `jax.vmap` gives further axes. Shapes:
-B batch, F frames, C channels. Results have the type of x. Where that is narrower than float32,
-parameters stay float32, and loops, sums and matrix products add up in float32.
+Shapes: B batch, F frames, C channels. Results have the type of x. Where that is narrower than
+float32, parameters stay float32, and loops, sums and matrix products add up in float32.
 
 The gradients are written by hand (`jax.custom_vjp`), because those of automatic differentiation are
 slow on a CPU; both are equal up to rounding. Second derivatives and `jax.jvp` are not supported.
-`reference` has the same functions in plain jax.numpy.
 """
 
+from collections.abc import Iterable
 from functools import partial, reduce
 from typing import Any
 
@@ -28,16 +22,14 @@ PADDING = 2
 TILE = 8  # neighbouring frames that one step of the kernel gradient's loop adds up
 
 
-# --- 1×1 convolution ------------------------------------------------------------------------------
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(uninlined, static=(2,))
 def product(x: Array, kernel: Array, dtype: Any = None) -> Array:
     """1×1 convolution without its bias: y[b, f] = x[b, f] · kernel.
 
     x: [B,F,Ci]; kernel: [Ci,Co]; dtype: of the result, that of x where None. Returns [B,F,Co].
     """
-    return _product(x, kernel, dtype=dtype)
+    return _dot(x, kernel.astype(x.dtype), (2, 0)).astype(dtype or x.dtype)
 
 
 def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
@@ -45,11 +37,6 @@ def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
     contracted = ((axes[:1], axes[1:]), ((), ()))
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return lax.dot_general(a, b, contracted, preferred_element_type=wide)
-
-
-@partial(uninlined, static=("dtype",))
-def _product(x: Array, kernel: Array, *, dtype: Any) -> Array:
-    return _dot(x, kernel.astype(x.dtype), (2, 0)).astype(dtype or x.dtype)
 
 
 @uninlined
@@ -64,12 +51,9 @@ def _product_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]
 
 
 product.defvjp(
-    lambda x, kernel, dtype: (_product(x, kernel, dtype=dtype), (x, kernel)),
+    lambda x, kernel, dtype: (product(x, kernel, dtype), (x, kernel)),
     lambda dtype, saved, g: _product_gradients(*saved, g),
 )
-
-
-# --- depthwise convolution ------------------------------------------------------------------------
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -80,7 +64,7 @@ def depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
 
     x: [B,F,C], F ≥ 1; kernel: [5,C]; stride: 1 or 2. Returns [B,⌈F/stride⌉,C].
     """
-    return _depthwise(x, *kernel, stride=stride)
+    return _depthwise(x, *kernel, stride)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -90,7 +74,7 @@ def depthwise_branch(x: Array, kernel: Array, stride: int) -> tuple[Array, Array
     The gradient of that reader then comes in here, and is added in the loop that makes the
     gradient of the convolution, which spares a loop over x.
     """
-    return _depthwise(x, *kernel, stride=stride), x
+    return _depthwise(x, *kernel, stride), x
 
 
 def _padded(x: Array, before: int, after: int) -> Array:
@@ -105,17 +89,18 @@ def _windows(x: Array, first: int, frames: int, stride: int) -> list[Array]:
     return [_padded(x, -start, start + span - x.shape[1])[:, ::stride] for start in starts]
 
 
-@partial(uninlined, static=("stride",))
-def _depthwise(x: Array, *taps: Array, stride: int) -> Array:
+@partial(uninlined, static=(1 + KERNEL,))
+def _depthwise(x: Array, *taps_and_stride: Any) -> Array:
+    *taps, stride = taps_and_stride
     # The taps come one by one: a loop over rows of one small array is slower by a factor of 4.
     windows = _windows(x, -PADDING, -(-x.shape[1] // stride), stride)
     terms = [window * tap[None, None] for window, tap in zip(windows, taps, strict=True)]
     return reduce(jnp.add, terms).astype(x.dtype)
 
 
-@partial(uninlined, static=("stride", "frames"))
+@partial(uninlined, static=(3, 4))
 def _depthwise_input_gradient(
-    g: Array, taps: tuple[Array, ...], *others: Array, stride: int, frames: int
+    g: Array, taps: tuple[Array, ...], others: tuple[Array, ...], stride: int, frames: int
 ) -> Array:
     """Gradient of x [B,frames,C]; others: the gradients of other readers of x, added."""
     beyond, zero = frames - (g.shape[1] - 1) * stride - 1, jnp.zeros((), g.dtype)
@@ -129,52 +114,43 @@ def _depthwise_input_gradient(
     return reduce(jnp.add, terms).astype(g.dtype)
 
 
-@partial(uninlined, static=("stride",))
-def _depthwise_kernel_gradient(x: Array, g: Array, *, stride: int) -> Array:
-    return (_kernel_gradient_tiled if on_cpu() else _kernel_gradient_plain)(x, g, stride)
+@partial(uninlined, static=(2,))
+def _depthwise_kernel_gradient(x: Array, g: Array, stride: int) -> Array:
+    """Σ_{b,f} g[b, f] · x[b, f·stride + j − 2] for the five taps j, [5,C].
 
-
-def _kernel_gradient_plain(x: Array, g: Array, stride: int) -> Array:
-    """Σ_{b,f} g[b, f] · x[b, f·stride + j − 2] for the five taps j, [5,C]."""
-    windows = _windows(x, -PADDING, g.shape[1], stride)
-    return jnp.stack([(at_least_float32(g) * window).sum((0, 1)) for window in windows])
-
-
-def _kernel_gradient_tiled(x: Array, g: Array, stride: int) -> Array:
-    """The same, tiles of neighbouring frames added up first (see `backend`).
-
-    The tiles between the first and the last one read x inside its bounds, without padding.
+    On a CPU tiles of neighbouring frames are added up first (see `backend`). Those between the
+    first and the last tile read x inside its bounds, without padding.
     """
     tiles = g.shape[1] // TILE
-    if tiles < 3:
-        return _kernel_gradient_plain(x, g, stride)
+
+    def products(g: Array, start: int) -> list[Array]:
+        windows = _windows(x, start * stride - PADDING, g.shape[1], stride)
+        return [at_least_float32(g) * window for window in windows]
+
+    if tiles < 3 or not on_cpu():
+        return jnp.stack([product.sum((0, 1)) for product in products(g, 0)])
     first, last = TILE, (tiles - 1) * TILE
     inner_g = [at_least_float32(g[:, first + row : last : TILE]) for row in range(TILE)]
 
     def inner(tap: int) -> Array:
         stop = (last - 1) * stride + KERNEL
-        products = []
-        for row in range(TILE):
-            start = (first + row) * stride + tap - PADDING
-            window = x[:, start : stop : TILE * stride][:, : tiles - 2]
-            products.append(inner_g[row] * window)
-        return reduce(jnp.add, products)
+        starts = [(first + row) * stride + tap - PADDING for row in range(TILE)]
+        windows = [x[:, start : stop : TILE * stride][:, : tiles - 2] for start in starts]
+        return reduce(jnp.add, [g * window for g, window in zip(inner_g, windows, strict=True)])
 
-    def edge(edge_g: Array, start: int) -> Array:
-        windows = _windows(x, start * stride - PADDING, edge_g.shape[1], stride)
-        products = [at_least_float32(edge_g) * window for window in windows]
-        return jnp.stack(products, axis=2).sum((0, 1))
+    def total(terms: Iterable[Array]) -> Array:
+        return jnp.stack(list(terms), axis=2).sum((0, 1))
 
-    totals = jnp.stack([inner(tap) for tap in range(KERNEL)], axis=2).sum((0, 1))
-    return totals + edge(g[:, :first], 0) + edge(g[:, last:], last)
+    edges = total(products(g[:, :first], 0)), total(products(g[:, last:], last))
+    return total(map(inner, range(KERNEL))) + edges[0] + edges[1]
 
 
 def _depthwise_gradients(
     stride: int, saved: tuple[Array, Array], g: Array, *others: Array
 ) -> tuple[Array, Array]:
     x, kernel = saved
-    dx = _depthwise_input_gradient(g, tuple(kernel), *others, stride=stride, frames=x.shape[1])
-    return dx, _depthwise_kernel_gradient(x, g, stride=stride)
+    dx = _depthwise_input_gradient(g, tuple(kernel), others, stride, x.shape[1])
+    return dx, _depthwise_kernel_gradient(x, g, stride)
 
 
 depthwise_conv.defvjp(
@@ -187,26 +163,19 @@ depthwise_branch.defvjp(
 )
 
 
-# --- resolution -----------------------------------------------------------------------------------
-
-
 @jax.custom_vjp
+@uninlined
 def add_upsampled(fine: Array, coarse: Array) -> Array:
     """y[b, f] = fine[b, f] + coarse[b, f // 2]: each coarse frame is repeated once.
 
     fine: [B,2F,C]; coarse: [B,F,C]. Returns [B,2F,C].
     """
-    return _add_upsampled(fine, coarse)
-
-
-@uninlined
-def _add_upsampled(fine: Array, coarse: Array) -> Array:
     batch, frames, channels = coarse.shape
     return (fine.reshape(batch, frames, 2, channels) + coarse[:, :, None]).reshape(fine.shape)
 
 
 # Automatic differentiation sums over an axis of length two; adding two slices is one plain loop.
 add_upsampled.defvjp(
-    lambda fine, coarse: (_add_upsampled(fine, coarse), None),
+    lambda fine, coarse: (add_upsampled(fine, coarse), None),
     lambda _, g: (g, g[:, 0::2] + g[:, 1::2]),
 )

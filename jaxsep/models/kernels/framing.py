@@ -1,11 +1,7 @@
 """Both ends of the networks: waveform to frames and back, as matrix products.
 
-    encode        strided convolution, [B,T] → [B,F,K]
-    overlap_add   the second half of a transposed convolution, [B,F,L] → [B,T]
-
 Shapes: B batch, T samples, F frames, K bases (enc_num_basis), L taps of a basis (enc_kernel_size),
-S = L // 2 samples from one frame to the next. Gradients are those of automatic differentiation.
-Padding and lengths are those of the authors' released code.
+S = L // 2 samples from one frame to the next. Padding and lengths are those of the authors' code.
 """
 
 import jax.numpy as jnp

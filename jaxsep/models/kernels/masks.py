@@ -1,10 +1,6 @@
 """The original network's masks: a convolution along the bases, and a softmax over the sources.
 
-    basis_toeplitz   the convolution's kernel as a matrix
-    softmax_masked   softmax masks, applied to the encoder's output
-
-Shapes: B batch, F frames, N sources, K bases (enc_num_basis). `reference` has the same functions in
-plain jax.numpy.
+Shapes: B batch, F frames, N sources, K bases (enc_num_basis).
 """
 
 from functools import reduce
@@ -37,6 +33,7 @@ def basis_toeplitz(kernel: Array) -> Array:
 
 
 @jax.custom_vjp
+@uninlined
 def softmax_masked(logits: Array, encoded: Array) -> Array:
     """Softmax over the sources, times the encoder's output.
 
@@ -48,18 +45,13 @@ def softmax_masked(logits: Array, encoded: Array) -> Array:
 
     logits: [B,F,N,K]; encoded: [B,F,K]. Returns [B,F,N,K].
     """
-    return _softmax_masked(logits, encoded)
+    return (_softmax(logits) * encoded[:, :, None]).astype(encoded.dtype)
 
 
 def _softmax(logits: Array) -> Array:
     sources, logits = range(logits.shape[2]), at_least_float32(logits)
     powers = jnp.exp(logits - reduce(jnp.maximum, (logits[:, :, n] for n in sources))[:, :, None])
     return powers / reduce(jnp.add, (powers[:, :, n] for n in sources))[:, :, None]
-
-
-@uninlined
-def _softmax_masked(logits: Array, encoded: Array) -> Array:
-    return (_softmax(logits) * encoded[:, :, None]).astype(encoded.dtype)
 
 
 @uninlined
@@ -71,6 +63,6 @@ def _softmax_masked_gradients(logits: Array, encoded: Array, g: Array) -> tuple[
 
 
 softmax_masked.defvjp(
-    lambda logits, encoded: (_softmax_masked(logits, encoded), (logits, encoded)),
+    lambda logits, encoded: (softmax_masked(logits, encoded), (logits, encoded)),
     lambda saved, g: _softmax_masked_gradients(*saved, g),
 )

@@ -1,14 +1,8 @@
 """Norm and PReLU of the networks' blocks, channels last.
 
-    global_norm   one mean and variance for each example, over all frames and channels
-    prelu         a slope below zero
-    norm_prelu    the one after the other, without keeping what lies between
-
-Shapes, types and gradients as in `conv`: x [B,F,C], gradients by hand, sums in float32. `reference`
-has the same functions in plain jax.numpy.
-
-A norm is bound by memory, so the passes over x are counted: one for both sums of the statistics,
-one to apply them; backward, one for all sums that the gradients need and one for that of x.
+Shapes, types and gradients as in `conv`: x [B,F,C], gradients by hand, sums in float32. A norm is
+bound by memory, so the passes over x are counted: one for both sums of the statistics, one to apply
+them; backward, one for all sums that the gradients need and one for that of x.
 """
 
 from typing import Any, NamedTuple
@@ -23,8 +17,8 @@ NORM_EPSILON = 1e-8
 
 
 @jax.custom_vjp
-def global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> Array:
-    """Group norm with a single group.
+def global_norm(x: Array, offset: Array, scale: Array, bias: Array, *slope: Array) -> Array:
+    """Group norm with a single group, and `prelu` of it where there is a slope.
 
         y = (x + offset[c] − μ_b) / √(σ²_b + 1e-8) · scale[c] + bias[c]
 
@@ -32,27 +26,21 @@ def global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> Array:
     channels, zero padding included. offset is the bias of the convolution that made x: adding it
     here spares a loop over x. A constant example gives bias, with finite gradients.
 
-    x: [B,F,C]; offset, scale, bias: [C]. Returns [B,F,C].
+    What lies between norm and PReLU is not kept for the gradient but computed again from x.
+
+    x: [B,F,C]; offset, scale, bias: [C]; slope: see `prelu`. Returns [B,F,C].
     """
-    return _norm(x, offset, scale, bias)[0]
+    return _norm(x, offset, scale, bias, *slope)[0]
 
 
 @jax.custom_vjp
-def norm_prelu(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> Array:
-    """`prelu(global_norm(x, offset, scale, bias), slope)`.
-
-    The normalised array is not kept for the gradient but computed again from x.
-    """
-    return _norm(x, offset, scale, bias, slope)[0]
-
-
-@jax.custom_vjp
+@uninlined
 def prelu(x: Array, slope: Array) -> Array:
     """y = x where x > 0, slope · x elsewhere; at 0 the gradient is slope, as PyTorch's.
 
     x: [B,F,C]; slope: [C], one for each channel, or [1], one for all. Returns [B,F,C].
     """
-    return _prelu(x, slope)
+    return _bend(at_least_float32(x), slope).astype(x.dtype)
 
 
 class _Statistics(NamedTuple):
@@ -93,25 +81,6 @@ def _normalised(x: Array, kept: _Statistics, scale: Array, bias: Array) -> Array
     return (x + kept.shift) * (kept.rstd * scale[None, None]) + bias[None, None]
 
 
-def _input_gradients(
-    x: Array, kept: _Statistics, scale: Array, g: Array, sums: Array, products: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Gradients of x, offset, scale and bias, given g, that of the normalised output.
-
-    With x̂ = (x + shift)·rstd and means over time and channels of an example:
-
-        dx = (g·scale − mean(g·scale) − x̂ · mean(g·scale·x̂)) · rstd
-
-    sums, products: the sums over time of g and of g · (x + shift), [B,C].
-    """
-    frames, size, rstd = x.shape[1], x.shape[1] * x.shape[2], kept.rstd
-    mean_g = (sums * scale[None]).sum(1)[:, None, None] / size
-    tilt = (products * scale[None]).sum(1)[:, None, None] / size * rstd * rstd
-    dx = (g * scale[None, None] - mean_g - (x + kept.shift) * tilt) * rstd
-    doffset = (sums * scale[None] - frames * mean_g[:, 0] - kept.centred * tilt[:, 0]) * rstd[:, 0]
-    return dx.astype(x.dtype), doffset.sum(0), (products * rstd[:, 0]).sum(0), sums.sum(0)
-
-
 @uninlined
 def _norm(
     x: Array, offset: Array, scale: Array, bias: Array, *slope: Array
@@ -122,22 +91,19 @@ def _norm(
     return (_bend(y, *slope) if slope else y).astype(x.dtype), kept
 
 
-def _norm_keep(x: Array, offset: Array, scale: Array, bias: Array, *slope: Array) -> Any:
-    y, kept = _norm(x, offset, scale, bias, *slope)
-    return y, (x, kept, scale, (bias, *slope) if slope else ())
-
-
 @uninlined
 def _norm_gradients(
     x: Array, kept: _Statistics, scale: Array, bend: tuple[Array, ...], g: Array
 ) -> tuple[Array, ...]:
-    """bend: bias and slope, where a PReLU follows the norm."""
+    """Gradients of x, offset, scale and bias, and of the slope where a PReLU follows.
 
-    def products(x: Array, g: Array) -> tuple[Array, ...]:
-        if not bend:
-            return g, g * (x + kept.shift)
-        y, dy = bent(x, g)
-        return dy, dy * (x + kept.shift), g * jnp.minimum(y, 0)
+    With x̂ = (x + shift)·rstd, dy the gradient of the normalised output, and means over time and
+    channels of an example:
+
+        dx = (dy·scale − mean(dy·scale) − x̂ · mean(dy·scale·x̂)) · rstd
+
+    bend: bias and slope, where a PReLU follows the norm.
+    """
 
     def bent(x: Array, g: Array) -> tuple[Array, Array]:
         """The normalised output, and the gradient that reaches it."""
@@ -145,10 +111,23 @@ def _norm_gradients(
         y = _normalised(x, kept, scale, bias)
         return y, _bend_gradient(y, slope, g)
 
-    sums, centred, *slopes = sums_over_time(products, x, g)
+    def terms(x: Array, g: Array) -> tuple[Array, ...]:
+        if not bend:
+            return g, g * (x + kept.shift)
+        y, dy = bent(x, g)
+        return dy, dy * (x + kept.shift), g * jnp.minimum(y, 0)
+
+    sums, products, *slopes = sums_over_time(terms, x, g)
     dy = bent(x, g)[1] if bend else g
-    gradients = _input_gradients(x, kept, scale, dy, sums, centred)
-    return *gradients, *(_slope_gradient(bend[1], each.sum(0)) for each in slopes)
+    frames, size, rstd = x.shape[1], x.shape[1] * x.shape[2], kept.rstd
+    mean = (sums * scale[None]).sum(1)[:, None, None] / size
+    tilt = (products * scale[None]).sum(1)[:, None, None] / size * rstd * rstd
+    dx = (dy * scale[None, None] - mean - (x + kept.shift) * tilt) * rstd
+    doffset = (sums * scale[None] - frames * mean[:, 0] - kept.centred * tilt[:, 0]) * rstd[:, 0]
+    return (
+        *(dx.astype(x.dtype), doffset.sum(0), (products * rstd[:, 0]).sum(0), sums.sum(0)),
+        *(_slope_gradient(bend[1], each.sum(0)) for each in slopes),
+    )
 
 
 def _bend(x: Array, slope: Array) -> Array:
@@ -165,19 +144,20 @@ def _slope_gradient(slope: Array, per_channel: Array) -> Array:
 
 
 @uninlined
-def _prelu(x: Array, slope: Array) -> Array:
-    return _bend(at_least_float32(x), slope).astype(x.dtype)
-
-
-@uninlined
 def _prelu_gradients(x: Array, slope: Array, g: Array) -> tuple[Array, Array]:
     (sums,) = sums_over_time(lambda x, g: (g * jnp.minimum(x, 0),), x, g)
     return _bend_gradient(x, slope, g).astype(x.dtype), _slope_gradient(slope, sums.sum(0))
 
 
-global_norm.defvjp(_norm_keep, lambda saved, g: _norm_gradients(*saved, g))
-norm_prelu.defvjp(_norm_keep, lambda saved, g: _norm_gradients(*saved, g))
+def _norm_and_residuals(
+    x: Array, offset: Array, scale: Array, bias: Array, *slope: Array
+) -> tuple[Array, Any]:
+    y, kept = _norm(x, offset, scale, bias, *slope)
+    return y, (x, kept, scale, (bias, *slope) if slope else ())
+
+
+global_norm.defvjp(_norm_and_residuals, lambda saved, g: _norm_gradients(*saved, g))
 prelu.defvjp(
-    lambda x, slope: (_prelu(x, slope), (x, slope)),
+    lambda x, slope: (prelu(x, slope), (x, slope)),
     lambda saved, g: _prelu_gradients(*saved, g),
 )

@@ -1,9 +1,4 @@
-"""Each kernel in plain jax.numpy: the definition to which the tests hold the fast formulations.
-
-Signatures and shapes are those of the functions of the same name in `conv`, `norm`, `framing` and
-`masks`; gradients are those of automatic differentiation. The networks do not use these, which are
-slow on a CPU.
-"""
+"""Each kernel in plain jax.numpy: the definition to which the tests hold the fast formulations."""
 
 import jax
 import jax.numpy as jnp
@@ -33,18 +28,15 @@ def add_upsampled(fine: Array, coarse: Array) -> Array:
     return fine + jnp.repeat(coarse, 2, axis=1)
 
 
-def global_norm(x: Array, offset: Array, scale: Array, bias: Array) -> Array:
+def global_norm(x: Array, offset: Array, scale: Array, bias: Array, *slope: Array) -> Array:
     x = x + offset[None, None]
     mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
-    return (x - mean) / jnp.sqrt(variance + 1e-8) * scale[None, None] + bias[None, None]
+    y = (x - mean) / jnp.sqrt(variance + 1e-8) * scale[None, None] + bias[None, None]
+    return prelu(y, *slope) if slope else y
 
 
 def prelu(x: Array, slope: Array) -> Array:
     return jnp.where(x > 0, x, x * slope[None, None])
-
-
-def norm_prelu(x: Array, offset: Array, scale: Array, bias: Array, slope: Array) -> Array:
-    return prelu(global_norm(x, offset, scale, bias), slope)
 
 
 def encode(waveform: Array, kernel: Array) -> Array:
