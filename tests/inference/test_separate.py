@@ -433,7 +433,7 @@ def test_beyond_four_gigabytes_wav_becomes_rf64(tmp_path, monkeypatch):
 
 
 def test_flac_takes_eight_channels(tmp_path):
-    with pytest.raises(DataError, match="9 channels at 8000 Hz are more than the 8"):
+    with pytest.raises(DataError, match="has 9 channels; FLAC holds at most 8"):
         separate_sound(tmp_path, sound(900, 9), lambda x: x[None], channels="each", format="flac")
 
 
