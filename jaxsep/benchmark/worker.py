@@ -171,7 +171,7 @@ def loop(folder: str, network: Network, batch: int, seconds: float, steps: int) 
         batch_size=batch,
         mixtures_per_epoch=batch,
         rows=devices.rows(batch),
-        put=devices.divide,
+        put=devices.shard,
     )
     waited: list[float] = []
     with closing(fed):

@@ -36,17 +36,17 @@ class Devices:
     Attributes:
       count: how many devices there are.
       axis: the name of the mesh axis that they form, None for a single device.
-      first: whether this is the main process, which reads and writes files and speaks to the user.
+      is_main: whether this is the main process, which reads and writes files and speaks to the user.
     """
 
     def __init__(self) -> None:
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-        self.count, self.first = len(devices), jax.process_index() == 0
+        self.count, self.is_main = len(devices), jax.process_index() == 0
         self.axis = "data" if self.count > 1 else None
         self._mesh = Mesh(np.array(devices), ("data",))
         self._own = [n for n, d in enumerate(devices) if d.process_index == jax.process_index()]
         # Processes have half a minute to connect: they do it now, when all of them get here.
-        self.tell(None)
+        self.broadcast(None)
 
     def round_up(self, batch_size: int) -> int:
         """The smallest batch of at least batch_size examples that the devices can share."""
@@ -57,11 +57,11 @@ class Devices:
         each = batch_size // self.count
         return slice(self._own[0] * each, (self._own[-1] + 1) * each)
 
-    def divide(self, rows: Any) -> Any:
+    def shard(self, rows: Any) -> Any:
         """A batch sharded over the devices, to which every process gives its `rows`."""
         return self._put(rows, _SHARDED)
 
-    def copy(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """The main process's arrays, replicated; the others give a pytree of the same shapes."""
         leaves, structure = jax.tree.flatten(jax.device_get(tree))
         if jax.process_count() > 1:
@@ -70,7 +70,7 @@ class Devices:
             leaves = [row[0] for row in _unpack(message, rows)]
         return self._put(jax.tree.unflatten(structure, leaves), _REPLICATED)
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The main process's JSON data, in every process; the value of the others is ignored."""
         if jax.process_count() == 1:
             return value
@@ -87,7 +87,7 @@ class Devices:
         """
         error: Exception | None = None
         result: Any = None
-        for my_turn in (self.first, not self.first):
+        for my_turn in (self.is_main, not self.is_main):
             if my_turn:
                 try:
                     result = work()
@@ -127,7 +127,7 @@ class Devices:
 
     def largest(self, number: int) -> jax.Array:
         """The largest number that any process gives, as a value that the devices still compute."""
-        numbers = self.divide(np.full(len(self._own), number, np.int32))
+        numbers = self.shard(np.full(len(self._own), number, np.int32))
         return _maximum(numbers, NamedSharding(self._mesh, _REPLICATED))
 
     def _put(self, tree: Any, spec: PartitionSpec) -> Any:

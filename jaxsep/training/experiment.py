@@ -41,7 +41,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
 
         def begin() -> tuple[Any, dict[str, Any] | None]:
             """Parameters to start from, and the summary of a finished run, by the main process."""
-            if not devices.first:
+            if not devices.is_main:
                 return None, None
             saved = checkpoint.numbers(workdir / "checkpoints" / "last")
             params = None if saved else params_to_start_from(components)
@@ -49,7 +49,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
             return params, finished(workdir, config)
 
         params, summary = devices.in_turn(begin)
-        summary = devices.tell(summary)
+        summary = devices.broadcast(summary)
         if summary is None:
             chosen, kind = config.weighting, components.pipeline.kind
             classes = f"{len(components.pipeline.table.names)} classes"
@@ -65,7 +65,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                 step = int(trainer.state.step)
                 trainer.say(f"{signal}: saved at step {step}; the same command goes on from here")
                 raise
-    if devices.first:
+    if devices.is_main:
         print(report(summary, workdir))
     return summary
 
@@ -112,11 +112,11 @@ def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
     with closing(Stop(devices)) as stop:
         score = make_score(config, pipeline, module, devices, stop)
         try:
-            rows, summaries = score(devices.copy(params), "test")
+            rows, summaries = score(devices.replicate(params), "test")
         except Interrupted as signal:
             say(f"{signal}: stopped, nothing written")
             raise
-    if not devices.first:
+    if not devices.is_main:
         return {}
     # The folder's name is that of the test mixtures: of their recordings and recipes.
     recipes = [array.tobytes().hex() for array in pipeline.recipes["test"].values()]

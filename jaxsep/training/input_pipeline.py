@@ -58,7 +58,7 @@ class InputPipeline:
         def load(epoch: int, indices: np.ndarray) -> dict[str, Any]:
             return render(pool, draw(pool, seed, epoch, indices))
 
-        return batches.batches(load, batch_size=batch_size, rows=rows, put=devices.divide, **where)
+        return batches.batches(load, batch_size=batch_size, rows=rows, put=devices.shard, **where)
 
     def padded_lengths(self, split: str) -> np.ndarray:
         """[mixtures] samples of each mixture of 'val' or 'test' as the network is given it."""
@@ -95,7 +95,7 @@ class InputPipeline:
             alike = np.flatnonzero(lengths == samples)
             of_length = partial(load, int(samples), alike)
             yield from batches.eval_batches(
-                of_length, alike.size, batch_size, rows=rows, put=devices.divide
+                of_length, alike.size, batch_size, rows=rows, put=devices.shard
             )
 
     def check_recipes(self, folder: Path) -> None:

@@ -69,7 +69,7 @@ def make_score(
             unit="batch",
             desc=split,
             leave=False,
-            disable=not devices.first,
+            disable=not devices.is_main,
         )
         rows = evaluate(eval_step, params, batches, before_each=stop.check)
         bad = np.unique(rows["index"][~np.isfinite(rows["si_sdr"])])
@@ -102,12 +102,12 @@ class Trainer:
         self.stop = Stop(devices)
         self.state = fresh_state(components, params)
         restored = self.restore("last")
-        self.state, self.progress = restored or (devices.copy(self.state), Progress())
+        self.state, self.progress = restored or (devices.replicate(self.state), Progress())
         done, epoch = int(self.state.step), self.progress.epoch
         if restored:
             self.say(f"going on from step {done}, epoch {epoch + 1}")
         self.writer: MetricWriter | None = None
-        if devices.first:
+        if devices.is_main:
             self.writer = MetricWriter(workdir, step=done, epoch=epoch, data=pipeline.kind)
         self.train_step = devices.train_step(build_step(components, devices))
         self.score = make_score(config, pipeline, components.module, devices, self.stop)
@@ -123,7 +123,7 @@ class Trainer:
         self.stop.close()
 
     def say(self, line: str) -> None:
-        if self.devices.first:
+        if self.devices.is_main:
             console.say(line)
 
     def record(self, kind: str, **values: Any) -> None:
@@ -146,11 +146,11 @@ class Trainer:
 
         def read() -> tuple[TrainState, dict[str, Any]] | None:
             series = self.workdir / "checkpoints" / kind
-            return checkpoint.restore(series, self.state) if self.devices.first else None
+            return checkpoint.restore(series, self.state) if self.devices.is_main else None
 
         state, progress = self.devices.in_turn(read) or (self.state, None)
-        progress = self.devices.tell(progress)
-        return None if progress is None else (self.devices.copy(state), Progress(**progress))
+        progress = self.devices.broadcast(progress)
+        return None if progress is None else (self.devices.replicate(state), Progress(**progress))
 
     def save(self, kind: str = "last") -> None:
         """Write a checkpoint 'last' or 'best'. All processes look at the last step before."""
@@ -158,7 +158,7 @@ class Trainer:
         now = time.monotonic()
         self.progress.seconds += now - self.saved_at
         self.saved_at = now
-        if self.devices.first:
+        if self.devices.is_main:
             checkpoint.save(self.workdir / "checkpoints" / kind, self.state, vars(self.progress))
 
     def best(self) -> tuple[Any, int, float | None]:
@@ -217,7 +217,7 @@ class Trainer:
             total=total * train.batch_size,
             initial=progress.step * train.batch_size,
             leave=False,
-            disable=not self.devices.first,
+            disable=not self.devices.is_main,
             postfix=self.status or "compiling",
         )
         self.looked_at = time.monotonic()
@@ -265,7 +265,7 @@ class Trainer:
             progress.skipped += 1
             first = (progress.step - 1) * train.batch_size
             self.record("skipped", first_mixture=first, mixtures=train.batch_size)
-            if self.devices.first:
+            if self.devices.is_main:
                 place = {"epoch": progress.epoch, "step": progress.step - 1}
                 number = progress.skipped
                 self.say(replay.keep(self.workdir, self.components, self.state, place, number))

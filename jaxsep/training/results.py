@@ -33,7 +33,7 @@ def conclude(trainer: Trainer) -> dict[str, Any]:
     test, test_summaries = trainer.score(best, "test")
     last = progress.tests.get(str(progress.epoch - 1))
     last = last or trainer.score(trainer.state.eval_params, "test")[1]
-    if not trainer.devices.first:
+    if not trainer.devices.is_main:
         return {}
     params, apply_fn = jax.device_get(best), jax.jit(components.module.apply)
     lengths = pipeline.padded_lengths("test")

@@ -153,7 +153,7 @@ def one_step(parts: Components) -> None:
     )
     with contextlib.closing(batches):
         _, _, batch = next(batches)
-        before = devices.copy(fresh_state(parts))
+        before = devices.replicate(fresh_state(parts))
         step = devices.train_step(build_step(parts, devices))
         state, metrics = step(before, batch, np.int32(train.num_epochs - 1))
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values()), metrics

@@ -101,11 +101,11 @@ def steps(devices, weigh, granularity, micro_batch, is_network):
         results = {"loss": weighed.loss, "weights": weighed.weights, "grads": vector}
         return (params, weighed.memory), results | weighed.metrics
 
-    jitted, state = devices.train_step(step), devices.copy((params, weigh.init()))
+    jitted, state = devices.train_step(step), devices.replicate((params, weigh.init()))
     found = {}
     for number, batch in enumerate(batches()):
         rows = devices.rows(BATCH)
-        own = devices.divide({name: x[rows] for name, x in batch.items()})
+        own = devices.shard({name: x[rows] for name, x in batch.items()})
         state, results = jitted(state, own, np.int32(0))
         found |= {f"{number} {name}": np.asarray(x) for name, x in results.items()}
     return found
@@ -148,5 +148,5 @@ if __name__ == "__main__":
         for name, case in cases().items()
         for key, array in steps(devices, *case).items()
     }
-    if devices.first:
+    if devices.is_main:
         np.savez(out / "steps.npz", **results)
