@@ -36,7 +36,7 @@ class Devices:
     Attributes:
       count: how many devices there are.
       axis: the name of the mesh axis that they form, None for a single device.
-      is_main: whether this is the main process, which reads and writes files and speaks to the user.
+      is_main: whether this is the main process, which reads, writes, and speaks to the user.
     """
 
     def __init__(self) -> None:
