@@ -33,21 +33,13 @@ NOT_WRITTEN = "the disk is full, or the file beyond its size limit"
 
 
 class Options(NamedTuple):
-    """What is written.
+    """What is written; README.md says it at length."""
 
-    Attributes:
-      channels: 'mix', averaged, or 'each', separated one by one into files of as many channels.
-      format: 'wav', 32-bit float, or 'flac', 16 bit.
-      consistent: the sources add up to the mixture.
-      keep_silent: also sources that are nearly silent throughout.
-      force: replace what was written before.
-    """
-
-    channels: str = "mix"
-    format: str = "wav"
-    consistent: bool = False
-    keep_silent: bool = False
-    force: bool = False
+    channels: str = "mix"  # or 'each', separated one by one into files of as many channels
+    format: str = "wav"  # 32-bit float, or 'flac', 16 bit
+    consistent: bool = False  # the sources add up to the mixture
+    keep_silent: bool = False  # also sources that are nearly silent throughout
+    force: bool = False  # replace what was written before
 
 
 def separate_file(

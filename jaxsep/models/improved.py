@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxsep.models import layers
-from jaxsep.models.kernels import conv, framing
+from jaxsep.models.kernels import framing
 
 
 def _glorot_bound(fan_in: int, fan_out: int) -> float:
@@ -42,14 +42,9 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        batch, count, inputs = x.shape
-        taps, sources = self.enc_kernel_size, self.num_sources
+        inputs, sources, taps = x.shape[-1], self.num_sources, self.enc_kernel_size
         init = layers.uniform(_glorot_bound(sources * taps, inputs * taps))
-        kernel = self.param("kernel", init, (inputs, sources, taps))
-        frames = conv.product(x, kernel.reshape(inputs, sources * taps), jnp.float32)
-        frames = frames.reshape(batch, count, sources, taps).swapaxes(1, 2)
-        waveforms = framing.overlap_add(frames.reshape(batch * sources, count, taps))
-        return waveforms.reshape(batch, sources, -1)
+        return framing.decode(x, self.param("kernel", init, (inputs, sources, taps)))
 
 
 class ImprovedSudoRmRf(layers.Network):
@@ -72,6 +67,5 @@ class ImprovedSudoRmRf(layers.Network):
         x = layers.PReLU(name="mask_prelu")(x)
         logits = layers.pointwise("mask", self.num_sources * self.enc_num_basis, x)
         masked = nn.relu(layers.with_bias(*logits)) * jnp.tile(encoded, (1, 1, self.num_sources))
-        return Decoder(self.enc_kernel_size, self.num_sources, name="decoder")(masked)[
-            :, :, :samples
-        ]
+        estimates = Decoder(self.enc_kernel_size, self.num_sources, name="decoder")(masked)
+        return estimates[:, :, :samples]

@@ -27,7 +27,7 @@ class Encoder(nn.Module):
         init = layers.fan_in_uniform(self.enc_kernel_size)
         kernel = self.param("kernel", init, (self.enc_kernel_size, self.enc_num_basis))
         bias = self.param("bias", init, (self.enc_num_basis,))
-        return nn.relu(framing.encode(waveform, kernel, bias))
+        return nn.relu(framing.encode(waveform, kernel) + bias[None, None])
 
 
 class Mask(nn.Module):
@@ -79,12 +79,9 @@ class Decoder(nn.Module):
         kernel = self.param("kernel", init, (sources, basis, self.enc_kernel_size))
         # One product with a block diagonal matrix: its zeros cost less than a transposed copy of x.
         matrix = kernel[:, :, None] * jnp.eye(sources, dtype=kernel.dtype)[:, None, :, None]
-        x = x.reshape(batch, count, -1)
-        frames = conv.product(x, matrix.reshape(sources * basis, -1), jnp.float32)
-        frames = frames.reshape(batch, count, sources, -1).swapaxes(1, 2)
-        waveforms = framing.overlap_add(frames.reshape(batch * sources, count, -1))
+        matrix = matrix.reshape(sources * basis, sources, -1)
         bias = self.param("bias", nn.initializers.zeros, (sources,))
-        return waveforms.reshape(batch, sources, -1) + bias[None, :, None]
+        return framing.decode(x.reshape(batch, count, -1), matrix) + bias[None, :, None]
 
 
 class SudoRmRf(layers.Network):

@@ -76,6 +76,11 @@ def sound(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
     )
 
 
+def sources(folder: Path, suffix: str = "wav") -> np.ndarray:
+    """[2,T] or [2,T,channels] of a folder of results."""
+    return np.stack([soundfile.read(folder / f"source{n}.{suffix}")[0] for n in (1, 2)])
+
+
 def written(folder: Path) -> list[str]:
     """Every file below a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -85,13 +90,10 @@ def written(folder: Path) -> list[str]:
     ("suffix", "subtype", "rate", "channels"),
     [
         ("wav", "PCM_U8", 8000, 1),
-        ("wav", "PCM_16", 16000, 2),
         ("wav", "PCM_24", 44100, 2),
-        ("wav", "PCM_32", 11025, 1),
         ("wav", "FLOAT", 8000, 3),
-        ("wav", "DOUBLE", 44100, 1),
+        ("wav", "DOUBLE", 11025, 1),
         ("flac", "PCM_16", 44100, 1),
-        ("flac", "PCM_24", 8000, 2),
         ("ogg", "VORBIS", 16000, 1),
         ("aiff", "PCM_16", 48000, 1),
     ],
@@ -102,33 +104,23 @@ def test_formats_rates_and_channels(
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, sound(rate + 17, channels), rate, subtype)
     status, lines, errors = run(path)
-    assert (status, errors) == (0, [])
-    assert len(lines) == 1
+    assert (status, errors, len(lines)) == (0, [], 1)
     assert lines[0].startswith(f"{path} -> {tmp_path}/out/a: 1.00 s, 2 sources, real-time factor ")
     assert written(tmp_path / "out") == ["a/source1.wav", "a/source2.wav"]
     audio = soundfile.read(path, dtype="float32")[0]
     expected = load_once(model, chunk=CHUNK, overlap=OVERLAP, trust="")(audio, rate)
-    for n in range(2):
-        info = soundfile.info(tmp_path / f"out/a/source{n + 1}.wav")
-        assert (info.samplerate, info.channels, info.subtype, info.frames) == (
-            rate,
-            1,
-            "FLOAT",
-            len(audio),
-        )
-        np.testing.assert_allclose(
-            soundfile.read(tmp_path / f"out/a/source{n + 1}.wav")[0], expected[n], atol=1e-5
-        )
     assert np.std(expected) > 0.001
+    np.testing.assert_allclose(sources(tmp_path / "out/a"), expected, atol=1e-5)
+    info = soundfile.info(tmp_path / "out/a/source2.wav")
+    assert (info.samplerate, info.channels, info.subtype) == (rate, 1, "FLOAT")
 
 
-# At 8 kHz around a chunk of 2000 samples, and the ends 3600, 5200 of chunks 1600 apart. At
-# 22.05 kHz 5513 are such a chunk; at 44.1 kHz 5514 become 1000 and come back as 5513.
-LENGTHS = [(samples, 8000) for samples in (2, 1999, 2000, 2001, 3600, 3601, 5200)]
-LENGTHS += [(5513, 22050), (5514, 22050), (5514, 44100)]
-
-
-@pytest.mark.parametrize(("samples", "rate"), LENGTHS)
+# At 8 kHz around a chunk of 2000 samples, and the end 3600 of the next, 1600 further. At 22.05 kHz
+# 5513 are such a chunk; at 44.1 kHz 5514 become 1000 and come back as 5513.
+@pytest.mark.parametrize(
+    ("samples", "rate"),
+    [(2, 8000), (2000, 8000), (2001, 8000), (3600, 8000), (5513, 22050), (5514, 44100)],
+)
 def test_lengths(run, tmp_path, samples, rate):
     soundfile.write(tmp_path / "a.wav", sound(samples), rate)
     assert run(tmp_path / "a.wav", "--keep-silent")[0] == 0
@@ -142,10 +134,9 @@ def test_every_channel_by_itself(run, tmp_path):
     assert run(tmp_path / "a.wav", "--channels", "each")[0] == 0
     soundfile.write(tmp_path / "b.wav", audio[:, 0], 16000, "FLOAT")
     assert run(tmp_path / "b.wav")[0] == 0
-    for name in ("source1.wav", "source2.wav"):
-        both, alone = (soundfile.read(tmp_path / "out" / folder / name)[0] for folder in "ab")
-        assert both.shape == (9000, 2)
-        np.testing.assert_allclose(both, np.stack([alone, 0.5 * alone], axis=1), atol=2e-4)
+    alone = sources(tmp_path / "out/b")
+    expected = np.stack([alone, 0.5 * alone], axis=2)
+    np.testing.assert_allclose(sources(tmp_path / "out/a"), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize(("channels", "rate"), [("mix", 8000), ("each", 44100)])
@@ -154,35 +145,24 @@ def test_consistent_sources_add_up_to_the_recording(run, tmp_path, channels, rat
     audio = soundfile.read(tmp_path / "a.wav")[0]
     expected = audio if channels == "each" else audio.mean(axis=1)
     assert run(tmp_path / "a.wav", "--channels", channels, "--consistent")[0] == 0
-    total = sum(soundfile.read(tmp_path / f"out/a/source{n}.wav")[0] for n in (1, 2))
-    np.testing.assert_allclose(total, expected, atol=1e-6)
+    np.testing.assert_allclose(sources(tmp_path / "out/a").sum(0), expected, atol=1e-6)
 
 
-def test_flac_gets_one_gain_instead_of_clipping(run, tmp_path):
-    audio = 20 * sound(6000)
-    soundfile.write(tmp_path / "a.wav", audio, 8000, "FLOAT")
+@pytest.mark.parametrize("level", [0.2, 20])
+def test_flac_gets_one_gain_where_it_would_clip(run, tmp_path, level):
+    soundfile.write(tmp_path / "a.wav", level * sound(6000), 8000, "FLOAT")
     assert run(tmp_path / "a.wav", output="float")[0] == 0
     status, lines, _ = run(tmp_path / "a.wav", "--format", "flac")
     assert status == 0
     assert written(tmp_path / "out") == ["a/source1.flac", "a/source2.flac"]
-    exact = np.stack([soundfile.read(tmp_path / f"float/a/source{n}.wav")[0] for n in (1, 2)])
-    found = np.stack([soundfile.read(tmp_path / f"out/a/source{n}.flac")[0] for n in (1, 2)])
-    assert np.abs(exact).max() > 1, "or there is nothing to clip"
-    gain = (1 - 2.0**-15) / np.abs(exact).max()
-    np.testing.assert_allclose(found, gain * exact, atol=0.51 * 2.0**-15)
-    assert f", gain {round(20 * np.log10(gain), 2):g} dB," in lines[0]
+    exact = sources(tmp_path / "float/a")
+    clips = np.abs(exact).max() > 1
+    assert clips == (level > 1), "or there is nothing to see"
+    gain = (1 - 2.0**-15) / np.abs(exact).max() if clips else 1.0
+    flac = sources(tmp_path / "out/a", "flac")
+    np.testing.assert_allclose(flac, gain * exact, atol=0.51 * 2.0**-15)
+    assert (f", gain {round(20 * np.log10(gain), 2):g} dB," in lines[0]) == clips
     assert soundfile.info(tmp_path / "out/a/source1.flac").subtype == "PCM_16"
-
-
-def test_flac_that_needs_no_gain_gets_none(run, tmp_path):
-    soundfile.write(tmp_path / "a.wav", 0.2 * sound(6000), 8000, "FLOAT")
-    run(tmp_path / "a.wav", output="float")
-    _, lines, _ = run(tmp_path / "a.wav", "--format", "flac")
-    assert ", gain " not in lines[0]
-    exact = soundfile.read(tmp_path / "float/a/source1.wav")[0]
-    np.testing.assert_allclose(
-        soundfile.read(tmp_path / "out/a/source1.flac")[0], exact, atol=0.51 * 2.0**-15
-    )
 
 
 def test_bad_recordings_get_a_line_and_the_others_go_on(run, tmp_path):
@@ -235,14 +215,6 @@ def test_bad_recordings_get_a_line_and_the_others_go_on(run, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sub"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
-def test_what_may_not_be_read_or_written(run, tmp_path):
-    soundfile.write(tmp_path / "a.wav", sound(900), 8000)
-    (tmp_path / "a.wav").chmod(0)
-    status, _, errors = run(tmp_path / "a.wav")
-    assert (status, len(errors)) == (1, 1)
-
-
 def test_results_are_not_overwritten(run, tmp_path):
     soundfile.write(tmp_path / "a.wav", sound(3000), 8000)
     assert run(tmp_path / "a.wav")[0] == 0
@@ -259,30 +231,18 @@ def test_results_are_not_overwritten(run, tmp_path):
     assert run(tmp_path / "a.wav", "--force")[0] == 0
     assert (tmp_path / "out/a/source1.wav").read_bytes() != first
     assert written(tmp_path / "out") == ["a/notes.txt", "a/source1.wav", "a/source2.wav"]
-
-
-def test_a_file_in_the_place_of_the_folder(run, tmp_path):
-    soundfile.write(tmp_path / "a.wav", sound(3000), 8000)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/a").write_text("mine")
-    status, _, errors = run(tmp_path / "a.wav", "--force")
+    (tmp_path / "out/b").write_text("mine")
+    soundfile.write(tmp_path / "b.wav", sound(3000), 8000)
+    status, _, errors = run(tmp_path / "b.wav", "--force")
     assert (status, len(errors)) == (1, 1)
     assert "is a file" in errors[0]
-    assert (tmp_path / "out/a").read_text() == "mine"
+    assert (tmp_path / "out/b").read_text() == "mine"
 
 
 def test_which_recordings(tmp_path):
     folder = tmp_path / "rec"
-    for name in (
-        "b.wav",
-        "a.WAV",
-        "deep/er/c.flac",
-        ".hidden.wav",
-        "notes.txt",
-        "out/b/source1.wav",
-        "x[1].wav",
-    ):
-        path = folder / name
+    files = "b.wav a.WAV deep/er/c.flac .hidden.wav notes.txt out/b/source1.wav x[1].wav"
+    for path in map(folder.joinpath, files.split()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
@@ -311,36 +271,25 @@ def test_which_recordings(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of INPUT, --export RUN and --import FILE.pt must be given"),
-        (
-            ["a.wav", "--export", "run"],
-            "one of INPUT, --export RUN and --import FILE.pt must be given",
-        ),
-        (
-            ["a.wav", "--chunk", "1", "--overlap", "0.6"],
-            "--overlap is 0.6 s; it must be above 0 and at most half of chunk",
-        ),
-        (["a.wav", "--chunk", "long"], "argument --chunk: invalid float value: 'long'"),
-        (["a.wav", "--format", "mp3"], "argument --format: invalid choice: 'mp3'"),
-        (["a.wav", "--loud"], "unrecognized arguments: --loud"),
-        (["a.wav", "--model", "nowhere"], "nowhere: no trained model here"),
-        (["--export", "nowhere"], "nowhere: no trained model here"),
-        (["--import", "nowhere.pt"], "nowhere.pt: cannot be read (No such file or directory)"),
-        (
-            ["--import", "nowhere.pt", "--sample-rate", "0"],
-            "sample_rate is 0, it must be at least 1 Hz",
-        ),
+        ("", "one of INPUT, --export RUN and --import FILE.pt must be given"),
+        ("a.wav --export run", "one of INPUT, --export RUN and --import FILE.pt must be given"),
+        ("a.wav", "--model DIR is missing"),
+        ("a.wav --model MODEL --chunk 1 --overlap 0.6", "--overlap is 0.6 s; it must be above 0"),
+        ("a.wav --chunk long", "argument --chunk: invalid float value: 'long'"),
+        ("a.wav --format mp3", "argument --format: invalid choice: 'mp3'"),
+        ("a.wav --loud", "unrecognized arguments: --loud"),
+        ("a.wav --model nowhere", "nowhere: no trained model here"),
+        ("--export nowhere", "nowhere: no trained model here"),
+        ("--import nowhere.pt", "nowhere.pt: cannot be read (No such file or directory)"),
     ],
 )
 def test_mistakes_get_one_line_and_status_two(
     model, tmp_path, capsys, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    flags = ["-o", "out"] + (
-        ["--model", str(model)] if "a.wav" in arguments and "--model" not in arguments else []
-    )
+    words = arguments.replace("MODEL", str(model)).split()
     try:
-        status = separate.main(arguments + flags)
+        status = separate.main([*words, "-o", "out"])
     except SystemExit as stopped:
         status = stopped.code
     error = capsys.readouterr().err.strip()
@@ -361,24 +310,16 @@ def test_json(run, tmp_path):
         *("levels_db", "gain_db", "took", "real_time_factor"),
     }
     assert good["seconds"] == 0.25
-    assert (good["sample_rate"], good["channels"], good["sources"], good["silent"]) == (
-        16000,
-        2,
-        [1, 2],
-        [],
-    )
+    facts = [good[name] for name in ("sample_rate", "channels", "sources", "silent")]
+    assert facts == [16000, 2, [1, 2], []]
     assert good["real_time_factor"] == pytest.approx(good["took"] / 0.25, abs=0.01)
-
-
-def make_separator(network) -> Separator:
-    return Separator(network, 8000, Plan(4000, 400, 100))
 
 
 def separate_sound(tmp_path, audio, network, **options):
     soundfile.write(tmp_path / "a.wav", audio, 8000, "FLOAT")
-    return separate_file(
-        make_separator(network), tmp_path / "a.wav", tmp_path / "a", tmp_path, Options(**options)
-    )
+    separator = Separator(network, 8000, Plan(4000, 400, 100))
+    folder = tmp_path / "a"
+    return separate_file(separator, tmp_path / "a.wav", folder, tmp_path, Options(**options))
 
 
 def test_estimates_without_a_source_are_left_out(tmp_path):
@@ -412,11 +353,8 @@ def test_a_source_that_is_heard_for_a_moment_only_is_kept(tmp_path):
 def test_one_source(tmp_path):
     report = separate_sound(tmp_path, sound(9000), lambda x: 0.5 * x[None])
     assert report["sources"] == [1]
-    np.testing.assert_allclose(
-        soundfile.read(tmp_path / "a/source1.wav")[0],
-        soundfile.read(tmp_path / "a.wav")[0],
-        atol=0.02,
-    )
+    mixture, source = (soundfile.read(tmp_path / name)[0] for name in ("a.wav", "a/source1.wav"))
+    np.testing.assert_allclose(source, mixture, atol=0.02)
 
 
 def test_a_network_that_diverged(tmp_path):
@@ -439,9 +377,9 @@ def test_flac_takes_eight_channels(tmp_path):
 
 @pytest.fixture(scope="module")
 def long_recording(tmp_path_factory):
-    """5 minutes of noise at 16 kHz."""
+    """2 minutes of noise at 16 kHz."""
     path = tmp_path_factory.mktemp("long") / "long.wav"
-    soundfile.write(path, sound(4_800_000), 16000)
+    soundfile.write(path, sound(1_920_000), 16000)
     return path
 
 
@@ -461,7 +399,12 @@ def start(model, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_recording_leaves_nothing_under_its_name(
     model, long_recording, tmp_path, number, status
@@ -484,12 +427,8 @@ def test_an_interrupted_recording_leaves_nothing_under_its_name(
         # The next time cleans up: its own folder, of the same name, goes first.
         (tmp_path / "out" / left[0] / "stale.wav").touch()
         soundfile.write(tmp_path / "long.wav", sound(3000), 8000)
-        assert (
-            separate.main(
-                [str(tmp_path / "long.wav"), "--model", str(model), "-o", str(tmp_path / "out")]
-            )
-            == 0
-        )
+        flags = ["--model", str(model), "-o", str(tmp_path / "out")]
+        assert separate.main([str(tmp_path / "long.wav"), *flags]) == 0
         assert written(tmp_path / "out") == ["long/source1.wav", "long/source2.wav"]
     else:
         assert left == []
@@ -513,7 +452,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_recording(long_recording, tmp_path):
-    """The sound alone has 19 MB, its two estimates 38."""
+    """The sound alone has 7.7 MB, its two estimates 15."""
     separator = Separator(lambda x: np.stack([0.7 * x, 0.3 * x]), 8000, Plan(24_000, 4000, 1000))
     tracemalloc.start()
     try:
@@ -521,8 +460,8 @@ def test_memory_does_not_grow_with_the_recording(long_recording, tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 8_000_000
-    assert soundfile.info(tmp_path / "a/source1.wav").frames == 4_800_000
+    assert peak < 7_000_000
+    assert soundfile.info(tmp_path / "a/source1.wav").frames == 1_920_000
 
 
 def si_sdr(estimates, sources):
@@ -548,10 +487,7 @@ def test_seams_of_half_a_minute_of_real_sound(run, recordings_dir, tmp_path):
     soundfile.write(tmp_path / "a.wav", 0.05 * (speech + noise), 8000, "FLOAT")
     for output, seconds in (("whole", "inf"), ("chunks", 5)):
         assert run(tmp_path / "a.wav", output=output, chunk=seconds, overlap=1)[0] == 0
-    whole, chunks = (
-        np.stack([soundfile.read(tmp_path / folder / f"a/source{n}.wav")[0] for n in (1, 2)])
-        for folder in ("whole", "chunks")
-    )
+    whole, chunks = (sources(tmp_path / folder / "a") for folder in ("whole", "chunks"))
     assert si_sdr(chunks, whole).min() > 20
     for start in range(0, samples, chunk):
         right, wrong, reference = (
@@ -576,9 +512,7 @@ def test_a_recording_at_its_own_rate_is_separated_as_at_the_network_s(
     assert (rate, len(audio)) == (44100, 220_500)
     soundfile.write(tmp_path / "low.wav", soxr.resample(audio, rate, 8000), 8000, "FLOAT")
     assert run(tmp_path / "low.wav", path, "--keep-silent", chunk=4, overlap=1)[0] == 0
-    for n in (1, 2):
-        low, high = (
-            soundfile.read(tmp_path / f"out/{name}/source{n}.wav")[0] for name in ("low", path.stem)
-        )
-        assert len(high) == 220_500
-        assert si_sdr(high, np.resize(soxr.resample(low, 8000, 44100), 220_500)) > 40
+    low, high = (sources(tmp_path / "out" / name) for name in ("low", path.stem))
+    assert high.shape == (2, 220_500)
+    low = soxr.resample(low.T, 8000, 44100).T
+    assert si_sdr(high, np.stack([np.resize(signal, 220_500) for signal in low])).min() > 40

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
+from torch_files import difference, stored
 
 from jaxsep.models import FAMILIES, count_params, create
 from jaxsep.models.sudormrf import Mask
@@ -49,27 +50,11 @@ def noise(*shape):
     return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
 
 
-def difference(found, wanted):
-    return np.linalg.norm(np.asarray(found) - np.asarray(wanted)) / np.linalg.norm(wanted)
-
-
 @pytest.fixture(scope="module", params=["original", "improved"])
 def reference(request, reference_dir):
     """Family, stored numbers, module and parameters of the authors' networks."""
-    stored = dict(np.load(reference_dir / f"sudormrf_{request.param}.npz"))
-    weights = {
-        name.removeprefix("param/"): value
-        for name, value in stored.items()
-        if name.startswith("param/")
-    }
-    return request.param, stored, *from_state_dict(weights, request.param)
-
-
-def test_authors_fields(reference):
-    _, stored, module, _ = reference
-    fields = json.loads(str(stored["config"]))
-    fields.pop("family")
-    assert {name: getattr(module, name) for name in fields} == fields
+    data, weights = stored(reference_dir, request.param)
+    return request.param, data, *from_state_dict(weights, request.param)
 
 
 def block_by_block(params):
@@ -82,12 +67,10 @@ def block_by_block(params):
 @pytest.mark.parametrize(("output_tolerance", "gradient_tolerance"), [(1e-4, 1e-3)])
 def test_authors_output_and_gradients(reference, output_tolerance, gradient_tolerance):
     """Gradients of Σ output · probe; stored in the layout of the parameters, imported like them."""
-    family, stored, module, params = reference
-    weights = {
-        name.removeprefix("grad/"): value
-        for name, value in stored.items()
-        if name.startswith("grad/")
-    }
+    family, data, module, params = reference
+    fields = json.loads(str(data["config"])) | {"family": family}
+    assert create(**fields) == module
+    weights = {name.removeprefix("grad/"): data[name] for name in data if "grad/" in name}
     _, wanted = from_state_dict(weights, family)
 
     @jax.jit
@@ -95,8 +78,8 @@ def test_authors_output_and_gradients(reference, output_tolerance, gradient_tole
         output, pull = jax.vjp(lambda params: module.apply({"params": params}, mixture), params)
         return output, pull(probe)[0]
 
-    output, gradients = run(params, stored["input"], stored["probe"])
-    assert difference(output, stored["output"]) <= output_tolerance
+    output, gradients = run(params, data["input"], data["probe"])
+    assert difference(output, data["output"]) <= output_tolerance
     differences = jax.tree.map(difference, block_by_block(gradients), block_by_block(wanted))
     differences = jax.tree_util.tree_leaves_with_path(differences)
     assert len(differences) == len(weights)

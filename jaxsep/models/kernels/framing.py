@@ -10,12 +10,12 @@ from jax import Array
 from jaxsep.models.kernels import conv
 
 
-def encode(waveform: Array, kernel: Array, bias: Array | None = None) -> Array:
+def encode(waveform: Array, kernel: Array) -> Array:
     """Strided convolution as framing and one matrix product, zeros outside of the waveform.
 
-        y[b, f] = Σ_l kernel[l] · waveform[b, f·S + l − S] + bias
+        y[b, f] = Σ_l kernel[l] · waveform[b, f·S + l − S]
 
-    waveform: [B,T], T a positive multiple of S; kernel: [L,K], L ≥ 2; bias: [K] or None.
+    waveform: [B,T], T a positive multiple of S; kernel: [L,K], L ≥ 2.
     Returns [B,F,K], F = T/S for odd L, T/S + 1 for even L: a convolution with stride and padding S.
     """
     taps = kernel.shape[0]
@@ -26,8 +26,19 @@ def encode(waveform: Array, kernel: Array, bias: Array | None = None) -> Array:
     padded = jnp.pad(waveform, ((0, 0), (hop, (frames + hops - 2) * hop - samples)))
     chunks = padded.reshape(batch, frames + hops - 1, hop)
     framed = jnp.concatenate([chunks[:, i : i + frames] for i in range(hops)], axis=2)[:, :, :taps]
-    encoded = conv.product(framed, kernel)
-    return encoded if bias is None else encoded + bias[None, None]
+    return conv.product(framed, kernel)
+
+
+def decode(x: Array, kernel: Array) -> Array:
+    """Transposed convolution from all channels to N sources, [B,F,C] → [B,N,T]; T: `overlap_add`.
+
+    kernel: [C,N,L].
+    """
+    batch, frames, channels = x.shape
+    sources, taps = kernel.shape[1:]
+    y = conv.product(x, kernel.reshape(channels, sources * taps), jnp.float32)
+    y = y.reshape(batch, frames, sources, taps).swapaxes(1, 2)
+    return overlap_add(y.reshape(batch * sources, frames, taps)).reshape(batch, sources, -1)
 
 
 def overlap_add(frames: Array) -> Array:
