@@ -1,7 +1,7 @@
 """jaxsep: audio source separation trained where you choose.
 
-Any probability mass function over the batch reweights the gradients: see `jaxsep.weighting`. The functions here are pure and
-work under jit, grad and vmap.
+Any probability mass function over the batch reweights the gradients, see `jaxsep.weighting`. The
+functions here are pure and work under jit, grad and vmap; `load` gives a trained separator.
 """
 
 __version__ = "0.2.0"

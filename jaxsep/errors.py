@@ -41,7 +41,7 @@ class OtherProcessError(JaxsepError):
 
 
 class Interrupted(JaxsepError):
-    """SIGINT or SIGTERM arrived, and the work at hand was saved. The message is the signal's name."""
+    """SIGINT or SIGTERM arrived, and the work at hand was saved; the message names the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

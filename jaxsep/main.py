@@ -25,9 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxsep import runtime
-from jaxsep.config.load import load, override, toy_notice
+from jaxsep.config.load import field_table, load, override
 from jaxsep.config.schema import Config
-from jaxsep.config.table import field_table
+from jaxsep.data.mixtures.sampler import CORPORA
 from jaxsep.errors import Interrupted, JaxsepError
 from jaxsep.training import experiment
 
@@ -40,45 +40,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--mode", choices=("train", "evaluate", "replay"), default="train")
-    parser.add_argument(
-        "--config", metavar="FILE[:SCALE]", help="for --mode train; the others take the run's own"
-    )
-    parser.add_argument("--workdir", type=Path, help="the run's folder; default: runs/CONFIG-SCALE")
-    parser.add_argument(
-        "--help-fields",
-        action="store_true",
-        help="print every field of --config with its value, unit, bounds and meaning",
-    )
-    several = parser.add_argument_group("of several processes")
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    several.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
+    add = parser.add_argument
+    add("--mode", choices=("train", "evaluate", "replay"), default="train")
+    add("--config", metavar="FILE[:SCALE]", help="for --mode train; the others take the run's own")
+    add("--workdir", type=Path, help="the run's folder; default: runs/CONFIG-SCALE")
+    add("--help-fields", action="store_true", help="print what every field is and may be")
+    add("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
+    add("--processes", type=int, metavar="N", help="how many processes there are")
+    add("--process", type=int, metavar="I", help="which process this is, from 0")
     arguments, overrides = parser.parse_known_args(argv)
-    spec, workdir = arguments.config, arguments.workdir
+    spec, workdir, mode = arguments.config, arguments.workdir, arguments.mode
     try:
         if arguments.help_fields:
             config = load(spec, overrides) if spec else override(Config(), overrides)
             print(field_table(config))
             return 0
         runtime.join(arguments.coordinator, arguments.processes, arguments.process)
-        if arguments.mode == "train":
-            if spec is None:
-                parser.error("--config is missing, such as --config configs/class_bias.py")
-            config = load(spec, overrides)
-            if notice := toy_notice(spec, config):
-                print(notice)
-            name = Path(spec.split(":")[0]).stem
-            experiment.train(config, workdir or Path("runs") / f"{name}-{config.scale}")
-        elif workdir is None or spec is not None:
-            parser.error(
-                f"--mode {arguments.mode} takes --workdir, a run's folder, and no --config: "
-                "it has its own"
-            )
-        elif arguments.mode == "evaluate":
-            experiment.evaluate_run(overrides, workdir)
-        else:
-            experiment.replay_run(overrides, workdir)
+        if mode != "train":
+            if workdir is None or spec is not None:
+                parser.error(f"--mode {mode} takes --workdir, a run's folder, and no --config")
+            again = experiment.evaluate_run if mode == "evaluate" else experiment.replay_run
+            again(overrides, workdir)
+            return 0
+        if spec is None:
+            parser.error("--config is missing, such as --config configs/class_bias.py")
+        config, file = load(spec, overrides), Path(spec.split(":")[0])
+        if config.scale == "demo":
+            roots = [f"--config.data.{name}_root=DIR" for name in CORPORA]
+            command = f"python -m jaxsep.main --config {file}:cpu {' '.join(roots)}"
+            print(f"demo is a toy scale; on your recordings: {command}")
+        experiment.train(config, workdir or Path("runs") / f"{file.stem}-{config.scale}")
     except JaxsepError as error:
         if not isinstance(error, Interrupted):
             print(f"error: {error}", file=sys.stderr)

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from jaxsep.data.checks.verify import report, verify
-from jaxsep.data.packs.corpus import Corpus, prepare
 from jaxsep.data.packs.format import describe
-from jaxsep.data.packs.premixed import Premixed, prepare_premixed
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError
 from jaxsep.files import default_cache
 
@@ -17,21 +16,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 2 where the data cannot be used, else 0."""
     options = _parse(argv)
     try:
-        pack = _prepare(options)
+        if options.roles and options.name != "premixed":
+            raise DataError(f"--roles: is {options.roles!r}; it is for --name premixed only")
+        pack = prepare(
+            options.root,
+            options.name,
+            options.sample_rate,
+            options.output,
+            roles=tuple(role.strip() for role in options.roles.split(",") if role.strip()),
+            skip_bad=options.skip_bad,
+        )
         print(describe(pack), flush=True)
-        checks = verify(pack, options.root) if options.verify else []
+        if options.verify:
+            table, problems = report(verify(pack, options.root), options.root)
+            print(f"\n{table}", flush=True)
+            if problems:
+                raise DataError(problems)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("SIGINT: stopped; what was packed before is untouched", file=sys.stderr)
         return 130
-    table, problems = report(checks, options.root)
-    if table:
-        print(f"\n{table}")
-    if problems:
-        print(f"error: {problems}", file=sys.stderr)
-    return 2 if problems else 0
+    return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -48,16 +55,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--skip-bad", action="store_true", help="leave out and list what cannot be used")
     add("--verify", action="store_true", help="check the dataset and the pack made of it")
     return parser.parse_args(argv)
-
-
-def _prepare(options: argparse.Namespace) -> Corpus | Premixed:
-    root, rate, cache = options.root, options.sample_rate, options.output
-    if options.name == "premixed":
-        roles = tuple(role.strip() for role in options.roles.split(",") if role.strip())
-        return prepare_premixed(root, rate, cache, roles=roles, skip_bad=options.skip_bad)
-    if options.roles:
-        raise DataError(f"--roles: is {options.roles!r}; must be used with --name premixed only")
-    return prepare(root, options.name, rate, cache, skip_bad=options.skip_bad)
 
 
 if __name__ == "__main__":

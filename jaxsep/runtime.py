@@ -21,7 +21,7 @@ from jaxsep.files import default_cache
 def configure() -> None:
     """Set this process up for training or separation; call it before jax computes anything.
 
-    - Compiled programs are kept in `compilation_cache()`, so that a second run starts at once.
+    - Compiled programs are kept in jaxsep's cache, so that a second run starts at once.
       JAX_COMPILATION_CACHE_DIR=DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false
       switches this off.
     - XLA may use vectors of 512 bits on a CPU that has them, and on a GPU only operations that give
@@ -32,7 +32,12 @@ def configure() -> None:
       MALLOC_… switch this off.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(compilation_cache()))
+        # One folder for each kind of processor: code made for one may not run on another.
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+        features = (line for line in lines if line.startswith(("flags", "Features")))
+        kind = hashlib.sha256(next(features, platform.processor()).encode()).hexdigest()[:16]
+        jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled" / kind))
     flags = os.environ.get("XLA_FLAGS", "")
     wanted = {"xla_cpu_prefer_vector_width": "512", "xla_gpu_deterministic_ops": "true"}
     added = [f"--{name}={value}" for name, value in wanted.items() if name not in flags]
@@ -41,60 +46,28 @@ def configure() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     user_decides = any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ)
     if platform.libc_ver()[0] == "glibc" and not user_decides:
-        _keep_freed_memory()
-
-
-def compilation_cache() -> Path:
-    """The folder of compiled programs, in jaxsep's cache.
-
-    There is one for each kind of processor: code made for one may not run on another.
-    """
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    features = [line for line in lines if line.startswith(("flags", "Features"))]
-    kind = features[0] if features else platform.processor()
-    return default_cache() / "compiled" / hashlib.sha256(kind.encode()).hexdigest()[:16]
-
-
-def _keep_freed_memory() -> None:
-    mallopt = ctypes.CDLL(None).mallopt
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # parameters of <malloc.h>
-    mallopt(mmap_max, 0)  # large arrays too are taken from the heap of the main thread,
-    mallopt(trim_threshold, -1)  # which is never cut back
-    mallopt(top_pad, 64 << 20)
+        mallopt = ctypes.CDLL(None).mallopt
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # parameters of <malloc.h>
+        mallopt(mmap_max, 0)  # large arrays too are taken from the heap of the main thread,
+        mallopt(trim_threshold, -1)  # which is never cut back
+        mallopt(top_pad, 64 << 20)
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Make this process one of several that train together, if it is one.
+    """Make this process number `process` of several that train together, if it is one.
 
-    It is where all arguments are given, or where SLURM started several tasks.
-
-    Args:
-      coordinator: HOST:PORT at which process 0 listens.
-      processes: how many there are.
-      process: which this is, from 0.
-
-    Raises:
-      ConfigError: only some are given, or they do not fit together.
+    It is where all arguments are given (process 0 listens at HOST:PORT, `coordinator`), or where
+    SLURM started several tasks. Raises ConfigError where they do not fit together.
     """
-    if (coordinator, processes, process) == (None, None, None):
-        if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-            _initialize()
+    given: list[Any] = [v for v in (coordinator, processes, process) if v is not None]
+    if not given and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return
-    if coordinator is None or processes is None or process is None or ":" not in coordinator:
-        raise ConfigError("--coordinator HOST:PORT, --processes N and --process I go together")
-    if not 0 <= process < processes:
+    if given and not (len(given) == 3 and 0 <= given[2] < given[1] and ":" in given[0]):
         raise ConfigError(
-            f"--process is {process}, it must be from 0 to {processes - 1}, below --processes"
+            "--coordinator HOST:PORT, --processes N and --process I, from 0 to N - 1, go together"
         )
-    _initialize(coordinator, processes, process)
-
-
-def _initialize(*arguments: Any) -> None:
     # The main process may decode recordings for an hour while the others wait for it. One that has
     # died is noticed all the same, by its missing heartbeat.
     patience = "--xla_cpu_collective_timeout_seconds=86400"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {patience}".strip()
-    jax.distributed.initialize(*arguments)
+    jax.distributed.initialize(*given)

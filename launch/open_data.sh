@@ -10,12 +10,12 @@ and packs it.
     bash launch/open_data.sh DIR
 
 Makes .venv where it is missing and installs what is needed. Stopped at any point, the same command
-goes on. It ends with the command that trains on the data.
+goes on with the archive that it was at. It ends with the command that trains on the data.
 END
 }
 
 case ${1:-} in -h | --help) usage && exit ;; esac
-if [ $# -eq 0 ]; then
+if [ -z "${1:-}" ]; then
     echo "error: DIR is missing: bash launch/open_data.sh DIR" >&2
     exit 2
 fi

@@ -3,8 +3,6 @@
 import csv
 import hashlib
 import io
-import re
-import stat
 import tarfile
 import threading
 import zipfile
@@ -13,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import soundfile
 
-from jaxsep.open_data import Source
+from jaxsep.open_data import SOURCES, Source
 
 # archive: place, speakers; the numbers are those of real speakers of these parts.
 SPEECH = {
@@ -21,6 +19,7 @@ SPEECH = {
     "dev-clean": ("speech/val", (84,)),
     "test-clean": ("speech/test", (61,)),
 }
+PUBLISHED = {source.name: source for source in SOURCES}
 # fold, target, category, source recording: folds 1 to 4 train, fold 5 is halved by source.
 CLIPS = (
     (1, 0, "dog", "100032"),
@@ -84,14 +83,12 @@ def tar(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:
     return buffer.getvalue()
 
 
-def archive(members: dict[str, bytes], link: str = "") -> bytes:
-    """A zip file; the member named by `link` is a symbolic link to its contents."""
+def archive(members: dict[str, bytes]) -> bytes:
+    """A zip file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for name, contents in members.items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = ((stat.S_IFLNK if name == link else stat.S_IFREG) | 0o644) << 16
-            file.writestr(info, contents, zipfile.ZIP_DEFLATED)
+            file.writestr(name, contents)
     return buffer.getvalue()
 
 
@@ -116,7 +113,7 @@ def sources(files: dict[str, bytes], url: str) -> list[Source]:
                 url=f"{url}/{name}",
                 archive_bytes=len(contents) if speakers else 1000,
                 md5=hashlib.md5(contents).hexdigest() if speakers else None,
-                inside=f"LibriSpeech/{subset}" if speakers else "ESC-50-master",
+                wanted=PUBLISHED[name].wanted,
                 place=place,
                 recordings=2 * len(speakers) or len(CLIPS),
                 seconds=20,
@@ -133,8 +130,7 @@ class Server(ThreadingHTTPServer):
     faults[name] is a list of what goes wrong with the next requests for a file, one each:
     ("cut", n): the connection ends after n bytes. ("hang", n): nothing follows until the end of the
     test. ("status", code): an error.
-    ranges: False if Range is ignored. chunked: files sent without a length.
-    redirects: name -> name. requests: (name, Range or "") of all.
+    chunked: files sent without a length. redirects: name -> name. requests: the names of all.
     """
 
     daemon_threads = True
@@ -143,8 +139,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = dict(files)
         self.faults: dict[str, list] = {}
-        self.ranges, self.chunked, self.redirects = True, set(), {}
-        self.requests: list[tuple[str, str]] = []
+        self.chunked, self.redirects = set(), {}
+        self.requests: list[str] = []
         self.release = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -172,8 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, name):
         server = self.server
-        asked = self.headers.get("Range", "")
-        server.requests.append((name, asked))
+        server.requests.append(name)
         queue = server.faults.get(name)
         kind, limit = queue.pop(0) if queue else (None, None)
         if name in server.redirects:
@@ -186,15 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(limit or 404)
             return
         body = server.files[name]
-        if server.ranges and (part := re.fullmatch(r"bytes=(\d+)-", asked)):
-            if int(part[1]) >= len(body):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {part[1]}-{len(body) - 1}/{len(body)}")
-            body = body[int(part[1]) :]
-        else:
-            self.send_response(200)
+        self.send_response(200)
         if name in server.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         else:

@@ -8,12 +8,14 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The runs of the tests compile the same few programs again and again: once is enough. Their processes inherit this.
+# The runs of the tests compile the same few programs again and again: once is enough. Their
+# processes inherit this.
 _compiled = tempfile.mkdtemp(prefix="jaxsep-compiled-")
 atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-# As the commands do (`jaxsep.runtime`): a run in a process of its own and one in this process are compared bit for bit.
+# As the commands do (`jaxsep.runtime`): a run in a process of its own and one in this process are
+# compared bit for bit.
 os.environ["XLA_FLAGS"] = "--xla_cpu_prefer_vector_width=512 --xla_gpu_deterministic_ops=true"
 
 import hypothesis  # noqa: E402

@@ -35,6 +35,8 @@ SMALL = {
     "evaluation.last_epochs": 1,
     "evaluation.batch_size": 8,
 }
+# With a memory, which must be saved and restored.
+FACTORS = {"weighting.factors": "('class_bias','group_dro')"}
 
 # Of a network that is quick to compile.
 FIELDS = {
@@ -58,11 +60,11 @@ def network(family: str, **changes):
     )
 
 
-def arguments(workdir: Path, config: str = "class_bias.py", **fields) -> list[str]:
+def arguments(workdir: Path, **fields) -> list[str]:
     """Arguments of jaxsep.main for a small run; fields as section__field=value."""
-    values = SMALL | {name.replace("__", "."): value for name, value in fields.items()}
+    values = SMALL | FACTORS | {name.replace("__", "."): value for name, value in fields.items()}
     flags = [f"--config.{name}={value}" for name, value in values.items()]
-    return ["--config", str(ROOT / "configs" / config), "--workdir", str(workdir), *flags]
+    return ["--config", str(ROOT / "configs/product.py"), "--workdir", str(workdir), *flags]
 
 
 def start(workdir: Path, **fields) -> subprocess.Popen:
@@ -105,7 +107,7 @@ def assert_same_run(workdir: Path, other: Path) -> None:
     for kind in ("train", "val", "test"):
         ours, theirs = (
             [
-                {k: v for k, v in record.items() if k not in ("examples_per_s", "wait_share")}
+                {k: v for k, v in record.items() if k not in ("step_seconds", "wait_seconds")}
                 for record in records(folder, kind)
             ]
             for folder in (workdir, other)

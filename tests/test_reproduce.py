@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 import runs
@@ -17,25 +16,22 @@ SCRIPT = ["bash", str(SCRIPTS / "reproduce.sh")]
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_ends_with_a_report(tmp_path):
     if not (ROOT / ".venv").exists():
-        pytest.skip(
-            "no .venv: launch/reproduce.sh would install one, which is for launch/test.sh to do"
-        )
-    fields = [
-        f"--config.{name}={value}" for name, value in (runs.SMALL | {"train.num_epochs": 1}).items()
-    ]
+        pytest.skip("no .venv: the script would install one, which is for launch/test.sh to do")
+    fields = runs.SMALL | {"train.num_epochs": 1}
     options = ["--only", "curriculum", "--seeds", "1", "--workdir", str(tmp_path / "sweep")]
-    command = [*SCRIPT, *options, *fields]
-    first, second = (
-        tmp_path / "sweep" / f"curriculum-{name}-seed0" for name in ("uniform", "easy-first")
-    )
+    command = [*SCRIPT, *options, *(f"--config.{name}={value}" for name, value in fields.items())]
+    names = ("uniform", "easy-first")
+    first, second = (tmp_path / "sweep" / f"curriculum-{name}-seed0" for name in names)
 
-    sweep = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
-    wait_for(second / "config.json", sweep)
+    with open(tmp_path / "log", "w") as log:
+        sweep = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not (second / "config.json").exists():
+        assert sweep.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     os.killpg(sweep.pid, signal.SIGKILL)
-    sweep.communicate()
-    assert (first / "summary.json").exists()
+    sweep.wait()
     assert not (second / "summary.json").exists()
     finished_at = (first / "summary.json").stat().st_mtime_ns
 
@@ -48,19 +44,10 @@ def test_a_killed_sweep_goes_on_and_ends_with_a_report(tmp_path):
     assert "curriculum" in report
     assert "uniform" in report
 
-    other = subprocess.run(
-        [*command, "--config.train.learning_rate=0.1"], capture_output=True, text=True
-    )
+    changed = [*command, "--config.train.learning_rate=0.1"]
+    other = subprocess.run(changed, capture_output=True, text=True)
     assert other.returncode == 2
     assert "train.learning_rate" in other.stderr
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 300
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,14 @@ from jaxsep import models
 from jaxsep.models.kernels.conv import KERNEL
 
 
-def frames(family: str, network: Mapping[str, Any], num_samples: int) -> int:
-    """F of a mixture of num_samples samples, zero padding included."""
-    taps = network["enc_kernel_size"]
-    module: Any = models.create(family, **network)
-    return module.padded(num_samples) // (taps // 2) + 1 - taps % 2
-
-
 def network_flops(
-    family: str, network: Mapping[str, Any], *, batch: int, num_samples: int, train: bool = False
+    network: Mapping[str, Any], *, batch: int, num_samples: int, train: bool = False
 ) -> int:
-    """Float operations of the products and convolutions of a forward pass or a training step.
+    """Float operations of the products and convolutions of a forward pass or a training step of
+    `models.create(**network)`.
 
-    Two per multiply-add. With F frames, K bases (enc_num_basis), L taps, C out_channels, H
-    in_channels and N sources, an example has these multiply-adds:
+    Two per multiply-add. With F frames (zero padding included), K bases (enc_num_basis), L taps, C
+    out_channels, H in_channels and N sources, an example has these multiply-adds:
 
         encoder     F·L·K
         bottleneck  F·K·C
@@ -36,21 +30,19 @@ def network_flops(
     activations, the application of masks, overlap-add, merging the maps of the mask layer, the
     loss, the optimiser, and zeros that an implementation multiplies with.
     """
-    taps, basis, sources = (
-        network[name] for name in ("enc_kernel_size", "enc_num_basis", "num_sources")
-    )
-    channels, wide, depth = (
-        network[name] for name in ("out_channels", "in_channels", "upsampling_depth")
-    )
+    module: Any = models.create(**network)
+    taps, basis, sources = module.enc_kernel_size, module.enc_num_basis, module.num_sources
+    channels, wide = module.out_channels, module.in_channels
     encoder = taps * basis
-    depthwise = sum(KERNEL * wide / 2**level for level in range(depth))
-    blocks = network["num_blocks"] * (2 * channels * wide + depthwise)
+    depthwise = sum(KERNEL * wide / 2**level for level in range(module.upsampling_depth))
+    blocks = module.num_blocks * (2 * channels * wide + depthwise)
     masks = channels * sources * basis
     decoder = sources * basis * sources * taps
-    if family == "original":
+    if network["family"] == "original":
         on_bases = basis**2 - basis // 2 * (basis // 2 - 1)
         separate = (channels * basis if channels != basis else 0) + sources * on_bases
         masks, decoder = min(masks, separate), sources * basis * taps
     forward = encoder + basis * channels + blocks + masks + decoder
     passes = 3 * forward - encoder if train else forward
-    return round(2 * batch * frames(family, network, num_samples) * passes)
+    frames = module.padded(num_samples) // (taps // 2) + 1 - taps % 2
+    return round(2 * batch * frames * passes)

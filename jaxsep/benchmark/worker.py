@@ -1,16 +1,22 @@
-"""The worker of jaxsep, started by `measure` as python -m jaxsep.benchmark.worker.
+"""The process that measures one case of jaxsep: python -m jaxsep.benchmark.worker CASE.
 
-Each kind of case has a function here that builds it and gives (repeat, facts): repeat() does the
-work once and returns its times in seconds; facts are numbers about the case and its compilation.
+CASE is a JSON object: `kind` names a function of KINDS, the rest are its arguments. The last line
+of standard output is what the function returns: a number for each quantity, named by its unit.
+`network` is always the arguments of `models.create`, `seconds` the length of a mixture.
 """
 
+import json
 import os
 import platform
+import re
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from importlib.metadata import version
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,278 +25,227 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsep import __version__, models, runtime
-from jaxsep.benchmark.protocol import Case, Repeat, resident_bytes, serve
+from jaxsep.benchmark.flops import network_flops
+from jaxsep.benchmark.timing import seconds_each
 from jaxsep.data.mixtures.batches import batches
 from jaxsep.data.mixtures.dynamic import draw, render
 from jaxsep.data.mixtures.sampler import make_pool
-from jaxsep.data.packs.corpus import class_table, open_packed, prepare
+from jaxsep.data.packs.format import class_table, open_packed
+from jaxsep.data.packs.packing import prepare
 from jaxsep.data.synthetic import make_demo
 from jaxsep.objective import weighting
 from jaxsep.training.devices import Devices
 from jaxsep.training.state import create_state, init_params, make_optimizer
 from jaxsep.training.step import make_train_step, separation_loss_fn
 
-Built = tuple[Repeat, dict[str, Any]]
-# Applications of a weighting in one timed call.
-APPLICATIONS = 1000
-# Products of each shape in one timed repetition.
-PRODUCTS = 10
+SAMPLE_RATE = 8000
+Network = dict[str, Any]
+Numbers = dict[str, float]
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def describe() -> dict[str, Any]:
+    """The machine, versions and device."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "cpu": cpu[1] if cpu else platform.machine(),
+        "memory": f"{1e-9 * os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'):.1f} GB",
+        "python": platform.python_version(),
+        "jaxsep": __version__,
+        **{name: version(name) for name in ("jax", "jaxlib", "flax")},
+        "device": jax.devices()[0].device_kind,
+        "threads": len(os.sched_getaffinity(0)),
+    }
 
 
-def describe(case: Case) -> Built:
-    """Versions, device and threads of this environment; nothing to repeat."""
-    versions = {"python": platform.python_version(), "jaxsep": __version__}
-    versions |= {name: version(name) for name in ("jax", "jaxlib", "flax")}
-    return dict, {**versions, "device": jax.devices()[0].device_kind, "threads": cores()}
+def train(network: Network, batch: int, seconds: float, micro_batch: int = 0) -> Numbers:
+    """Training steps on a batch of noise; the memory is the largest, the compiler included."""
+    step, state = _train_step(network, micro_batch)
+    parameters = models.count_params(state.params)  # before a step donates them
+    signals, num_samples = _noise(network, batch, seconds), round(seconds * SAMPLE_RATE)
 
-
-def train(case: Case) -> Built:
-    """One training step on a batch that stays the same.
-
-    Raises:
-      FloatingPointError: the loss is not finite; the time of such a step says nothing.
-    """
-    batch = _signals(case)
-    step, state, facts = _train_program(case, batch)
-
-    def once() -> dict[str, float]:
+    def once() -> None:
         nonlocal state
-        state, metrics = jax.block_until_ready(step(state, batch, np.int32(0)))
-        return metrics
+        state, _ = jax.block_until_ready(step(state, signals, np.int32(0)))
 
-    for _ in range(2):
-        if not np.isfinite(loss := once()["loss"]):
-            raise FloatingPointError(f"the loss of a training step is {loss}")
-    return _timed(once), facts
-
-
-def compilation(case: Case) -> Built:
-    """The training step compiled; nothing to repeat."""
-    return dict, _train_program(case, _signals(case))[2]
-
-
-def forward(case: Case) -> Built:
-    """The estimates of a batch of mixtures."""
-    module: Any = models.create(case["family"], **case["network"])
-    params, mixture = init_params(module, case["sample_rate"], 0), _signals(case)["mixture"]
-    apply_fn, facts = _compiled(jax.jit(module.apply), {"params": params}, mixture)
-
-    def once() -> None:
-        jax.block_until_ready(apply_fn({"params": params}, mixture))
-
-    for _ in range(2):
-        once()
-    return _timed(once), facts
+    each = seconds_each(once)
+    flops = network_flops(network, batch=batch, num_samples=num_samples, train=True)
+    on_device = jax.local_devices()[0].memory_stats() or {}  # None on a CPU
+    return {
+        "ms": 1e3 * each,
+        "ms/example": 1e3 * each / batch,
+        "ms/(example·s)": 1e3 * each / (batch * seconds),
+        "GFLOP/s": 1e-9 * flops / each,
+        "GB": 1e-9 * on_device.get("peak_bytes_in_use", _resident_bytes("VmHWM")),
+        "MB of gradient": 4e-6 * parameters,
+    }
 
 
-def products(case: Case) -> Built:
-    """Float32 matrix products [R,C]·[C,H], [R,H]·[H,C] and [C,R]·[R,H], `PRODUCTS` of each.
+def forward(network: Network, batch: int, seconds: float) -> Numbers:
+    """The estimates of a batch of noise."""
+    module = models.create(**network)
+    variables = {"params": init_params(module, SAMPLE_RATE, 0)}
+    apply, mixture = jax.jit(module.apply), _noise(network, batch, seconds)["mixture"]
+    each = seconds_each(lambda: jax.block_until_ready(apply(variables, mixture)))
+    return {"ms": 1e3 * each}
 
-    facts: flops of a repetition, two per multiply-add.
-    """
-    rows, narrow, wide = case["rows"], case["narrow"], case["wide"]
-    rng = np.random.default_rng(0)
-    pairs = [
-        tuple(jax.device_put(rng.standard_normal(shape, np.float32)) for shape in pair)
-        for pair in (
-            ((rows, narrow), (narrow, wide)),
-            ((rows, wide), (wide, narrow)),
-            ((narrow, rows), (rows, wide)),
-        )
-    ]
+
+def compilation(network: Network, batch: int, seconds: float, cold: bool) -> Numbers:
+    """The training step traced and compiled; cold: with no programs kept from before."""
+    if cold:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    step, state = _train_step(network)
+    signals = _noise(network, batch, seconds)
+    start = time.perf_counter()
+    lowered = step.lower(state, signals, np.int32(0))
+    traced = time.perf_counter()
+    lowered.compile()
+    return {"s to trace": traced - start, "s to compile": time.perf_counter() - traced}
+
+
+def products(network: Network, batch: int, seconds: float) -> Numbers:
+    """Float32 products [R,C]·[C,H], [R,H]·[H,C] and [C,R]·[R,H] of the shapes of a block's 1×1
+    convolution and its gradients, R the frames of the batch."""
+    rows = batch * round(seconds * SAMPLE_RATE) // (network["enc_kernel_size"] // 2)
+    narrow, wide = network["out_channels"], network["in_channels"]
+    shapes = ((rows, narrow, wide), (rows, wide, narrow), (narrow, rows, wide))
+    noise = partial(jax.random.normal, jax.random.key(0))
+    pairs = [(noise((m, k)), noise((k, n))) for m, k, n in shapes]
     multiply = jax.jit(jnp.matmul)
-
-    def once() -> None:
-        for left, right in pairs:
-            for _ in range(PRODUCTS):
-                jax.block_until_ready(multiply(left, right))
-
-    once()
-    return _timed(once), {"flops": PRODUCTS * len(pairs) * 2 * rows * narrow * wide}
+    each = seconds_each(lambda: jax.block_until_ready([multiply(*pair) for pair in pairs]))
+    return {"GFLOP/s": 1e-9 * len(pairs) * 2 * rows * narrow * wide / each}
 
 
-def weightings(case: Case) -> Built:
-    """Each of the paper's weightings, from losses to weights: times as '<name> <granularity>'.
+def weigh(name: str, batch: int, classes: int) -> Numbers:
+    """One of the paper's weightings, from losses [batch,2] to weights.
 
-    One application takes microseconds, most of them to start it, so `APPLICATIONS` are timed within
-    one compiled loop. Each adds its weights to the losses of the next one and moves every class on
-    by one, so that none can be left out or moved out of the loop, whose own cost is in the time.
+    One application takes microseconds, most of them to start it, so 1000 are timed in one compiled
+    loop. Each depends on the one before, so that none is left out or moved out of the loop.
     """
     rng = np.random.default_rng(0)
-    batch, sources, classes = case["batch"], case["sources"], case["classes"]
-    chosen = {
+    weights = {
         "robust": weighting.robust(0.1),
         "curriculum": weighting.curriculum(weighting.paper_beta(100)),
         "class_bias": weighting.class_bias(rng.standard_normal(classes)),
-    }
-    class_ids = jnp.asarray(rng.integers(classes, size=(batch, sources)), jnp.int32)
-    losses = {
-        "example": jnp.asarray(5 * rng.standard_normal(batch), jnp.float32),
-        "source": jnp.asarray(5 * rng.standard_normal((batch, sources)), jnp.float32),
-    }
+    }[name]
+    class_ids = jnp.asarray(rng.integers(classes, size=(batch, 2)), jnp.int32)
+    losses = jnp.asarray(5 * rng.standard_normal((batch, 2)), jnp.float32)
 
-    def many(weigh: Any) -> Any:
-        def apply_once(epoch: Any, carried: Any) -> Any:
-            values, ids = carried
-            return values + weigh(values, ids, epoch), (ids + 1) % classes
+    def apply_once(epoch: Any, carried: Any) -> Any:
+        values, ids = carried
+        return values + weights(values, ids, epoch), (ids + 1) % classes
 
-        return jax.jit(
-            lambda values, ids: jax.lax.fori_loop(0, APPLICATIONS, apply_once, (values, ids))
-        )
-
-    loops = {
-        f"{name} {granularity}": (many(weigh), values)
-        for name, weigh in chosen.items()
-        for granularity, values in losses.items()
-    }
-
-    def repeat() -> dict[str, float]:
-        seconds = {}
-        for name, (loop, values) in loops.items():
-            start = time.perf_counter()
-            jax.block_until_ready(loop(values, class_ids))
-            seconds[name] = (time.perf_counter() - start) / APPLICATIONS
-        return seconds
-
-    repeat()
-    return repeat, {}
+    many = jax.jit(lambda *start: jax.lax.fori_loop(0, 1000, apply_once, start))
+    each = seconds_each(lambda: jax.block_until_ready(many(losses, class_ids)))
+    return {"ms": 1e3 * each / 1000}
 
 
-def mixtures(case: Case) -> Built:
-    """An epoch of case['mixtures'] mixtures drawn and rendered in batches, in this one thread."""
-    pool = _synthetic_pool(case)
-    epochs = count()
+def mixtures(folder: str, number: int, batch: int, seconds: float) -> Numbers:
+    """Epochs of so many mixtures drawn and rendered in batches, in this one thread."""
+    pool, epochs = _pool(folder, seconds), count()
 
     def once() -> None:
-        epoch, indices = next(epochs), np.arange(case["mixtures"])
-        for start in range(0, indices.size, case["batch"]):
-            render(pool, draw(pool, 0, epoch, indices[start : start + case["batch"]]))
+        epoch, indices = next(epochs), np.arange(number)
+        for start in range(0, number, batch):
+            render(pool, draw(pool, 0, epoch, indices[start : start + batch]))
 
-    once()
-    return _timed(once), {}
+    return {"mixtures/s": number / seconds_each(once)}
 
 
-def loop(case: Case) -> Built:
-    """case['steps'] steps of a loop fed by the batches of training; waited: seconds without one.
+def demand(network: Network, seconds: float, flops: float) -> Numbers:
+    """The mixtures that devices take which make so many float operations of a training step."""
+    num_samples = round(seconds * SAMPLE_RATE)
+    each = network_flops(network, batch=1, num_samples=num_samples, train=True)
+    return {"mixtures/s": flops / each}
+
+
+def loop(folder: str, network: Network, batch: int, seconds: float, steps: int) -> Numbers:
+    """Steps of a loop fed by the batches of training.
 
     The loop waits for every step to end before it asks for the next batch, so the device idles
     while it waits for that.
     """
-    pool, size, devices, epochs = _synthetic_pool(case), case["batch"], Devices(), count(0, 1000)
-
-    def load(epoch: int, indices: np.ndarray) -> dict[str, Any]:
-        return render(pool, draw(pool, 0, epoch, indices))
-
-    def fresh_batches() -> Any:
-        options = {"batch_size": size, "mixtures_per_epoch": size, "epoch": next(epochs)}
-        return closing(batches(load, rows=devices.rows(size), put=devices.divide, **options))
-
-    with fresh_batches() as fed:
-        step, state, facts = _train_program(case, next(fed)[2])
-
-    def repeat() -> dict[str, float]:
-        nonlocal state
-        waited = 0.0
-        with fresh_batches() as fed:
-            for _, _, batch in islice(fed, 3):  # those rendered ahead are no measure of the rest
-                state, _ = jax.block_until_ready(step(state, batch, np.int32(0)))
-            start = time.perf_counter()
-            for _ in range(case["steps"]):
-                asked = time.perf_counter()
-                _, _, batch = next(fed)
-                waited += time.perf_counter() - asked
-                state, _ = jax.block_until_ready(step(state, batch, np.int32(0)))
-            return {"seconds": time.perf_counter() - start, "waited": waited}
-
-    return repeat, facts
+    pool, devices = _pool(folder, seconds), Devices()
+    step, state = _train_step(network)
+    fed: Any = batches(
+        lambda epoch, indices: render(pool, draw(pool, 0, epoch, indices)),
+        batch_size=batch,
+        mixtures_per_epoch=batch,
+        rows=devices.rows(batch),
+        put=devices.shard,
+    )
+    waited: list[float] = []
+    with closing(fed):
+        for number in range(
+            -4, steps
+        ):  # the first four compile, or use what was rendered meanwhile
+            if number == 0:
+                waited, start = [], time.perf_counter()
+            asked = time.perf_counter()
+            signals = next(fed)[2]
+            waited.append(time.perf_counter() - asked)
+            state, _ = jax.block_until_ready(step(state, signals, np.int32(0)))
+        passed = time.perf_counter() - start
+    return {"ms": 1e3 * passed / steps, "% waiting": 100 * sum(waited) / passed}
 
 
-def open_corpus(case: Case) -> Built:
-    """The packed corpus case['path'] opened; grown_bytes: of resident memory. Not repeated."""
-    before, start = resident_bytes(), time.perf_counter()
-    opened = open_packed(case["path"])
-    facts = {"seconds": time.perf_counter() - start, "grown_bytes": resident_bytes() - before}
-    return dict, {**facts, "recordings": opened.lengths.size}
+def open_corpus(path: str) -> Numbers:
+    """A packed corpus opened, and how much resident memory it takes."""
+    before, start = _resident_bytes("VmRSS"), time.perf_counter()
+    corpus = open_packed(path)
+    passed = time.perf_counter() - start
+    grown = _resident_bytes("VmRSS") - before
+    return {"s to open": passed, "GB": 1e-9 * grown, "recordings": corpus.lengths.size}
 
 
-KINDS: dict[str, Callable[[Case], Built]] = {
-    "describe": describe,
-    "train": train,
-    "compile": compilation,
-    "forward": forward,
-    "products": products,
-    "weightings": weightings,
-    "mixtures": mixtures,
-    "loop": loop,
-    "open": open_corpus,
-}
+FUNCTIONS: tuple[Callable[..., Numbers], ...] = (
+    *(describe, train, forward, compilation, products, weigh),
+    *(mixtures, demand, loop, open_corpus),
+)
+KINDS = {function.__name__: function for function in FUNCTIONS}
 
 
-def _signals(case: Case) -> dict[str, Any]:
+def _noise(network: Network, batch: int, seconds: float) -> dict[str, Any]:
     """A batch of noise: sources drawn from seed 0, the mixture their sum."""
-    sources = case["network"]["num_sources"]
-    shape = (case["batch"], sources, round(case["seconds"] * case["sample_rate"]))
-    drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
+    shape = (batch, network["num_sources"], round(seconds * SAMPLE_RATE))
+    sources = np.random.default_rng(0).standard_normal(shape, np.float32)
     active = np.ones(shape[:2], bool)
-    return jax.device_put({"mixture": drawn.sum(1), "sources": drawn, "active": active})
+    return jax.device_put({"mixture": sources.sum(1), "sources": sources, "active": active})
 
 
-def _compiled(function: Any, *arguments: Any) -> tuple[Callable[..., Any], dict[str, float]]:
-    """A jitted function compiled for its arguments, and the times of tracing and compiling."""
-    start = time.perf_counter()
-    lowered = function.lower(*arguments)
-    traced = time.perf_counter()
-    program = lowered.compile()
-    seconds = {"trace_seconds": traced - start, "compile_seconds": time.perf_counter() - traced}
-    return program, seconds
-
-
-def _train_program(case: Case, batch: Any) -> tuple[Callable[..., Any], Any, dict[str, float]]:
-    """The compiled training step of a network, robust weights per example, and a fresh state."""
-    module: Any = models.create(case["family"], **case["network"])
+def _train_step(network: Network, micro_batch: int = 0) -> tuple[Any, Any]:
+    """The jitted training step of a network, robust weights per example, and a fresh state."""
+    module: Any = models.create(**network)
     tx = make_optimizer(1e-3, clip_norm=5.0, frozen=module.FROZEN)
     loss_fn = separation_loss_fn(module.apply, granularity="example")
-    step = make_train_step(
-        loss_fn, weighting.robust(0.1), tx, has_aux=True, micro_batch=case.get("micro_batch", 0)
-    )
-    state = create_state(init_params(module, case["sample_rate"], 0), tx)
-    program, facts = _compiled(jax.jit(step, donate_argnums=0), state, batch, np.int32(0))
-    return program, state, {**facts, "parameters": models.count_params(state.params)}
+    robust = weighting.robust(0.1)
+    step = make_train_step(loss_fn, robust, tx, has_aux=True, micro_batch=micro_batch)
+    state = create_state(init_params(module, SAMPLE_RATE, 0), tx)
+    return jax.jit(step, donate_argnums=0), state
 
 
-def _synthetic_pool(case: Case) -> Any:
-    """Training mixtures of generated speech and environmental sound, packed in case['folder']."""
-    folder, rate, names = Path(case["folder"]), case["sample_rate"], ("speech", "environment")
-    make_demo(folder / "sound", sample_rate=rate)
-    corpora = {name: prepare(folder / "sound" / name, name, rate, folder) for name in names}
+def _pool(folder: str, seconds: float) -> Any:
+    """Training mixtures of generated speech and environmental sound, packed in a folder once."""
+    sound, names = Path(folder) / "sound", ("speech", "environment")
+    make_demo(sound, sample_rate=SAMPLE_RATE)
+    corpora = {name: prepare(sound / name, name, SAMPLE_RATE, folder) for name in names}
     return make_pool(
         corpora,
         class_table(list(corpora.values())),
         split="train",
         slots=names,
-        segment_seconds=case["seconds"],
+        segment_seconds=seconds,
         max_snr_db=30.0,
     )
 
 
-def _timed(once: Callable[[], Any]) -> Repeat:
-    """A repetition that calls once(); device_bytes: largest memory of a device that tells it."""
-
-    def repeat() -> dict[str, float]:
-        start = time.perf_counter()
-        once()
-        times = {"seconds": time.perf_counter() - start}
-        statistics = jax.local_devices()[0].memory_stats()  # None on a CPU
-        return {**times, "device_bytes": statistics["peak_bytes_in_use"]} if statistics else times
-
-    return repeat
+def _resident_bytes(name: str) -> int:
+    """Resident memory of this process: now (VmRSS), or at its largest so far (VmHWM)."""
+    line = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert line
+    return 1024 * int(line[1])
 
 
 if __name__ == "__main__":
     runtime.configure()
-    serve(lambda case: KINDS[case["kind"]](case))
+    case = json.loads(sys.argv[1])
+    print(json.dumps(KINDS[case.pop("kind")](**case)))

@@ -1,45 +1,31 @@
 """Names of classes in a configuration: γ for each of the data's classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from jaxsep.config.schema import closest
-from jaxsep.errors import ConfigError, together
+from jaxsep.data.packs.format import ClassTable
 
 
-def gamma_problems(
-    gamma: Mapping[str, float], names: Sequence[str], groups: Sequence[str], corpora: Sequence[str]
-) -> list[str]:
+def gamma_problems(gamma: Mapping[str, float], table: ClassTable) -> list[str]:
     """One line for each name in gamma that is no class, group or corpus of the data.
 
     Names whose value is 0 are left out: they change nothing.
     """
-    legal = sorted({*names, *groups, *corpora})
+    legal = {*table.names, *table.groups, *table.corpora}
     return [
         f"weighting.gamma.{name}: no class, group or corpus of the data has this name"
-        + (closest(name, legal) or f"; its corpora are {', '.join(sorted(set(corpora)))}")
+        + (closest(name, legal) or f"; its corpora are {', '.join(sorted({*table.corpora}))}")
         for name, value in gamma.items()
         if name not in legal and value
     ]
 
 
-def gamma_vector(
-    gamma: Mapping[str, float], names: Sequence[str], groups: Sequence[str], corpora: Sequence[str]
-) -> np.ndarray:
-    """γ of each class, float32 [classes]: by its own name, else its group, else its corpus, else 0.
-
-    Args:
-      gamma: name of a class, group or corpus -> value.
-      names, groups, corpora: [classes] by class id, as of `jaxsep.data.packs.corpus.ClassTable`.
-
-    Raises:
-      ConfigError: all `gamma_problems`.
-    """
-    if problems := gamma_problems(gamma, names, groups, corpora):
-        raise ConfigError(together(problems))
+def gamma_vector(gamma: Mapping[str, float], table: ClassTable) -> np.ndarray:
+    """γ by class id, float32: a class's own value, else its group's, else its corpus's, else 0."""
+    classes = zip(table.names, table.groups, table.corpora, strict=True)
     values = [
-        gamma.get(name, gamma.get(group, gamma.get(corpus, 0.0)))
-        for name, group, corpus in zip(names, groups, corpora, strict=True)
+        gamma.get(n, gamma.get(group, gamma.get(corpus, 0.0))) for n, group, corpus in classes
     ]
     return np.array(values, np.float32)

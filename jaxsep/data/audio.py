@@ -62,13 +62,8 @@ def read_audio(path: str | os.PathLike, sample_rate: int) -> tuple[np.ndarray, i
             is not between MIN_SAMPLE_RATE and MAX_SAMPLE_RATE; it holds no sample, or one that is
             NaN, infinite or beyond ±2^32.
     """
-    with _open(path) as file:
+    with _open(path, MIN_SAMPLE_RATE) as file:
         rate, channels, claimed = file.samplerate, file.channels, file.frames
-        if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
-            raise DataError(
-                f"{display(path)}: its sample rate is {rate:,} Hz; "
-                f"must be between {MIN_SAMPLE_RATE:,} and {MAX_SAMPLE_RATE:,} Hz"
-            )
         blocks = [
             block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32)
             for block in _blocks(path, file, max(1, BLOCK_VALUES // channels))
@@ -93,13 +88,7 @@ def audio_info(path: str | os.PathLike) -> tuple[int, int, int]:
         DataError: the file is missing, no regular file, unreadable, or its rate cannot be.
     """
     with _open(path) as file:
-        rate, channels, frames = file.samplerate, file.channels, file.frames
-    if not 1 <= rate <= MAX_SAMPLE_RATE:
-        raise DataError(
-            f"{display(path)}: its sample rate is {rate} Hz; "
-            f"it must be at least 1 Hz, at most {MAX_SAMPLE_RATE}"
-        )
-    return rate, channels, frames
+        return file.samplerate, file.channels, file.frames
 
 
 def check_upsampling(rate: float, wanted: float, shown: str) -> None:
@@ -146,12 +135,19 @@ def write_wav(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) ->
         raise DataError(f"{display(path)}: cannot be written ({error})") from error
 
 
-def _open(path: str | os.PathLike) -> soundfile.SoundFile:
+def _open(path: str | os.PathLike, lowest_rate: int = 1) -> soundfile.SoundFile:
     with _reading(path):
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its other end
             raise DataError(f"{display(path)}: is no regular file")
         # Bytes, because soundfile encodes a str strictly and a file name need not be valid UTF-8.
-        return soundfile.SoundFile(os.fsencode(path))
+        file = soundfile.SoundFile(os.fsencode(path))
+    if not lowest_rate <= file.samplerate <= MAX_SAMPLE_RATE:
+        file.close()
+        raise DataError(
+            f"{display(path)}: its sample rate is {file.samplerate:,} Hz; "
+            f"must be between {lowest_rate:,} and {MAX_SAMPLE_RATE:,} Hz"
+        )
+    return file
 
 
 def _blocks(

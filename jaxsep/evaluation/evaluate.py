@@ -12,7 +12,6 @@ from jaxsep.objective.si_sdr import pairwise_si_sdr, si_sdr
 
 Rows = dict[str, np.ndarray]
 LABELS = ("index", "class_ids", "active", "valid")  # what a row takes from the batch
-COLUMNS = ("index", "slot", "class_id", "num_active", "input_snr", "si_sdr", "si_sdri")
 
 
 def make_eval_step(
@@ -20,9 +19,8 @@ def make_eval_step(
 ) -> Callable[..., dict[str, jax.Array]]:
     """The evaluation step (params, batch) -> scores [B, N], to be jitted by the caller.
 
-    The batch holds mixture [B, T], sources [B, N, T], active [B, N], lengths [B] and the other
-    LABELS. What lies beyond an example's length is padding, which the network
-    sees and no score counts.
+    The batch holds mixture [B, T], sources [B, N, T], lengths [B] and LABELS. What lies beyond an
+    example's length is padding, which the network sees and no score counts.
 
     Args:
       apply_fn: module.apply, mapping ({'params': params}, mixture [B, T]) to estimates [B, N, T].
@@ -36,10 +34,8 @@ def make_eval_step(
     """
 
     def step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        mixture, sources, active = batch["mixture"], batch["sources"], batch["active"]
-        estimates = apply_fn({"params": params}, mixture)
         lengths = batch["lengths"][:, None, None]
-        inside = jnp.arange(mixture.shape[-1])[None, None, :] < lengths
+        inside = jnp.arange(batch["mixture"].shape[-1])[None, None, :] < lengths
 
         def cut(signals: jax.Array) -> jax.Array:
             signals = jnp.where(inside, signals, 0.0)
@@ -48,22 +44,26 @@ def make_eval_step(
                 signals = jnp.where(inside, signals - mean, 0.0)
             return signals
 
-        estimates, sources, mixture = cut(estimates), cut(sources), cut(mixture[:, None, :])
+        estimates = cut(apply_fn({"params": params}, batch["mixture"]))
+        sources, mixture = cut(batch["sources"]), cut(batch["mixture"][:, None, :])
         pairwise = pairwise_si_sdr(estimates, sources, zero_mean=False)
-        _, scores = best_permutation(pairwise, active=active)
+        _, scores = best_permutation(pairwise, active=batch["active"])
         unprocessed = si_sdr(mixture, sources, zero_mean=False)
         power = jnp.sum(jnp.square(sources), axis=-1)
         rest = jnp.sum(jnp.square(mixture - sources), axis=-1)
         bound = 1e-10 * (power + rest) + jnp.finfo(jnp.float32).tiny
         snr = 10.0 * (jnp.log10(power + bound) - jnp.log10(rest + bound))
         labels = {name: batch[name] for name in LABELS}
-        return {**labels, "si_sdr": scores, "si_sdri": scores - unprocessed, "input_snr": snr}
+        return {**labels, "input_snr": snr, "si_sdr": scores, "si_sdri": scores - unprocessed}
 
     return step
 
 
 def evaluate(
-    eval_step: Callable[..., dict[str, Any]], params: Any, batches: Iterable[dict[str, Any]]
+    eval_step: Callable[..., dict[str, Any]],
+    params: Any,
+    batches: Iterable[dict[str, Any]],
+    before_each: Callable[[], None] = lambda: None,
 ) -> Rows:
     """One row per active source of every valid example, in the order of the batches.
 
@@ -71,13 +71,15 @@ def evaluate(
       eval_step: see `make_eval_step`; jitted.
       params: the network's parameters.
       batches: what the step takes; valid is False for the padding examples of the last batch.
+      before_each: called before each batch; what it raises ends the evaluation.
 
     Returns:
-      COLUMNS -> array [rows]: index of the mixture and slot in it, class_id, num_active (sources
-      that sound in the mixture), input_snr, si_sdr, si_sdri (dB).
+      Columns, name -> array [rows]: index of the mixture and slot in it, class_id, num_active
+      (sources that sound in the mixture), input_snr, si_sdr, si_sdri (dB).
     """
     parts: list[Rows] = []
     for batch in batches:
+        before_each()
         scores = jax.device_get(eval_step(params, batch))
         example, slot = np.nonzero(scores["active"] & scores["valid"][:, None])
         parts.append(
@@ -86,7 +88,7 @@ def evaluate(
                 "slot": slot,
                 "class_id": scores["class_ids"][example, slot],
                 "num_active": np.sum(scores["active"], axis=-1)[example],
-                **{name: scores[name][example, slot] for name in COLUMNS[-3:]},
             }
+            | {name: scores[name][example, slot] for name in ("input_snr", "si_sdr", "si_sdri")}
         )
-    return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

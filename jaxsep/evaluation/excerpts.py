@@ -58,8 +58,6 @@ def pick_excerpts(rows: Rows, each: int = 5) -> list[tuple[str, int]]:
     """
     among_others = rows["num_active"] > 1
     indices, inverse = np.unique(rows["index"][among_others], return_inverse=True)
-    if not indices.size:
-        return []
     means = np.bincount(inverse, weights=rows["si_sdri"][among_others]) / np.bincount(inverse)
     ranked = indices[np.argsort(means, kind="stable")]
     free = list(range(ranked.size))

@@ -1,10 +1,11 @@
 """Distributions of scores: what summary.json holds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxsep.data.packs.format import ClassTable
 from jaxsep.evaluation.evaluate import Rows
 
 QUANTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)  # per cent, as in the paper's Table 1
@@ -22,24 +23,22 @@ def summarise(values: np.ndarray) -> Summary:
     1.5
     """
     values = np.asarray(values, np.float64)
-    if values.size == 0:
-        return {"mean": None, "std": None, "n": 0, "quantiles": {str(q): None for q in QUANTILES}}
-    quantiles = np.percentile(values, QUANTILES)
-    return {
-        "mean": float(values.mean()),
-        "std": float(values.std()),
-        "n": int(values.size),
-        "quantiles": {str(q): float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
-    }
+    numbers: list[Any] = [None] * (2 + len(QUANTILES))
+    if values.size:
+        numbers = [
+            float(x) for x in (values.mean(), values.std(), *np.percentile(values, QUANTILES))
+        ]
+    mean, std, *quantiles = numbers
+    named = {str(q): value for q, value in zip(QUANTILES, quantiles, strict=True)}
+    return {"mean": mean, "std": std, "n": int(values.size), "quantiles": named}
 
 
-def summarise_rows(rows: Rows, names: Sequence[str], corpora: Sequence[str]) -> dict[str, Summary]:
+def summarise_rows(rows: Rows, table: ClassTable) -> dict[str, Summary]:
     """SI-SDRi over all rows, per corpus and per class.
 
     Args:
       rows: see `jaxsep.evaluation.evaluate.evaluate`; mixtures with one active source are left out.
-      names: [classes] class names by class id.
-      corpora: [classes] the corpus of each class.
+      table: the classes that class_id counts.
 
     Returns:
       {"combined": …, "speech": …, "environment": …, "class:NAME": …}, those that occur; see
@@ -48,7 +47,7 @@ def summarise_rows(rows: Rows, names: Sequence[str], corpora: Sequence[str]) -> 
     among_others = rows["num_active"] > 1
     class_ids, scores = rows["class_id"][among_others], rows["si_sdri"][among_others]
     summaries = {"combined": summarise(scores)}
-    for prefix, labels in (("", corpora), ("class:", names)):
+    for prefix, labels in (("", table.corpora), ("class:", table.names)):
         labels_of_rows = np.array(labels, dtype=str)[class_ids]
         for label in np.unique(labels_of_rows):  # one name in two corpora is one class
             summaries[f"{prefix}{label}"] = summarise(scores[labels_of_rows == label])
@@ -66,27 +65,18 @@ def average(summaries: Sequence[dict[str, Summary]]) -> dict[str, Summary]:
     So the paper averages its last epochs.
 
     Args:
-      summaries: at least one, as `summarise_rows` gives them; keys that not all hold are left out.
+      summaries: at least one, as `summarise_rows` gives them.
 
     Returns:
       The same form with "epochs", their number. "n" is that of one evaluation.
     """
 
-    def mean(values: Iterable[float]) -> float:
-        return float(np.mean(list(values)))
+    def mean(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {key: mean([value[key] for value in values]) for key in values[0]}
+        return float(np.mean(values)) if isinstance(values[0], float) else values[0]
 
-    averages = {}
-    for key, first in summaries[0].items():
-        same = [summary[key] for summary in summaries if key in summary]
-        if len(same) == len(summaries):
-            averages[key] = {
-                "mean": mean(s["mean"] for s in same),
-                "std": mean(s["std"] for s in same),
-                "n": first["n"],
-                "quantiles": {q: mean(s["quantiles"][q] for s in same) for q in first["quantiles"]},
-                "epochs": len(same),
-            }
-    return averages
+    return {key: {**value, "epochs": len(summaries)} for key, value in mean(summaries).items()}
 
 
 def metric(summaries: dict[str, Summary], name: str) -> float:

@@ -28,6 +28,7 @@ from jaxsep.inference.separator import Separator
 SILENT_DB = -30.0
 OUTPUT = re.compile(r"source\d+\.(wav|flac)")
 WAV_BYTES = 0xFFFF_0000  # sizes in a WAV file have 32 bits; beyond, RF64 has the same with 64
+FLAC_CHANNELS = 8
 NOT_WRITTEN = "the disk is full, or the file beyond its size limit"
 
 
@@ -74,6 +75,11 @@ def separate_file(
     began = time.perf_counter()
     rate, channels, frames = audio_info(path)
     check_upsampling(rate, separator.sample_rate, display(path))
+    if options.format == "flac" and options.channels == "each" and channels > FLAC_CHANNELS:
+        raise DataError(
+            f"{display(path)}: has {channels} channels; FLAC holds at most {FLAC_CHANNELS}, "
+            "--format wav any number"
+        )
     if target.exists() and not target.is_dir():
         raise DataError(f"{display(path)}: {display(target)} is a file, not a folder for sources")
     if _earlier_output(target) and not options.force:

@@ -184,8 +184,12 @@ def import_published(file: str | os.PathLike, folder: Path, *, sample_rate: int)
       sample_rate: Hz, of the audio it was trained on; the file does not tell.
 
     Raises:
-      ModelError: the file is no such network, or folder cannot be written.
+      ModelError: the file is no such network, the rate is none, or folder cannot be written.
     """
+    if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
+        raise ModelError(
+            f"sample_rate is {sample_rate}, it must be at least 1 Hz, at most {MAX_SAMPLE_RATE}"
+        )
     try:
         module, params = torch_import.from_file(file)
         digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()

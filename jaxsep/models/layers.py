@@ -65,7 +65,7 @@ class Network(nn.Module):
     FROZEN: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     def quantum(self) -> int:
-        """A multiple of S = enc_kernel_size // 2, in samples, of which mixtures are multiples."""
+        """A multiple of S = enc_kernel_size // 2; mixtures are padded to a multiple of it."""
         raise NotImplementedError
 
     def padded(self, samples: int) -> int:

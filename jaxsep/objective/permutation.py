@@ -1,28 +1,28 @@
-"""Which estimate is which source: best permutation, SI-SDR improvement and the loss made of them. Pure JAX.
+"""Which estimate is which source: best permutation, SI-SDR improvement, and the loss. Pure JAX.
 
-    π* = argmax_π Σ_n A[n, π(n)]          A[n, m]: SI-SDR of estimate m against source n, dB
-    SI-SDRi[n] = A[n, π*(n)] − SI-SDR(o, s_n)
-    L[n] = −SI-SDRi[n]                    dB, lower is better
+    π* = argmax_π Σ_n A[n, π(n)]               A[n, m]: SI-SDR of estimate m against source n, dB
+    SI-SDRi[n] = A[n, π*(n)] − SI-SDR(o, s_n)  o: the mixture
+    L[n] = −SI-SDRi[n]                         dB, lower is better
 
-Sources: Yu, Kolbæk, Tan, Jensen, "Permutation invariant training of deep models for speaker-independent multi-talker speech
-separation", ICASSP 2017; the loss is L of Tzinis, Bralios, Smaragdis, "Unified gradient reweighting for model biasing with
-applications to source separation", equation 8; the terms for slots without sound follow Wisdom et al., "What's all the FUSS
-about free universal sound separation data?", ICASSP 2021.
+Sources: Yu, Kolbæk, Tan, Jensen, "Permutation invariant training of deep models for
+speaker-independent multi-talker speech separation", ICASSP 2017. The loss is L of Tzinis, Bralios,
+Smaragdis, "Unified gradient reweighting for model biasing with applications to source separation",
+equation 8. The terms for slots without sound follow Wisdom et al., "What's all the FUSS about free
+universal sound separation data?", ICASSP 2021.
 """
 
-import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxsep.objective.si_sdr import LARGEST_SCALE, pairwise_si_sdr, si_sdr
 
 MAX_SOURCES = 8
-_ENUMERATED = (
-    4  # up to 4! = 24 permutations are listed; beyond, subsets (N·2^(N−1) instead of N! terms)
-)
+_ENUMERATED = 4  # the 24 permutations of 4 are compared faster than the Hungarian algorithm runs
+_LARGEST_SCORE = 1e6  # dB; the algorithm does not end on NaN or infinity
 
 
 def best_permutation(
@@ -30,16 +30,17 @@ def best_permutation(
 ) -> tuple[jax.Array, jax.Array]:
     """The permutation with the largest sum of scores over the active sources.
 
-    All N! permutations for N ≤ 4; for 5 ≤ N ≤ 8 dynamic programming over subsets: f(S) = max over m in S of
-    f(S without m) + A[|S|−1, m], the best that the first |S| sources make of the estimates S.
+    Compares all N! permutations for N ≤ 4, and uses the Hungarian algorithm for 5 ≤ N ≤ 8.
 
     Args:
-      pairwise: [..., N, N] dB, entry [n, m] is estimate m against source n (see `pairwise_si_sdr`).
-      active: [..., N] bool; an inactive source adds nothing to any sum and takes an estimate that is left. None: all active.
+      pairwise: [..., N, N] dB, entry [n, m] is estimate m against source n (`pairwise_si_sdr`).
+      active: [..., N] bool; an inactive source adds nothing to any sum and is given an estimate
+        that is left over. None: all are active.
 
     Returns:
-      permutation [..., N] int32: the estimate given to source n; among equals the first in the search's order.
-      scores [..., N] dB: pairwise at the permutation, 0 where inactive. Gradients flow through the scores alone.
+      permutation, [..., N] int32: the estimate given to source n; one of the best among equals.
+      scores, [..., N] dB: pairwise at the permutation, 0 where inactive. Gradients flow through
+      the scores alone.
 
     Raises:
       ValueError: pairwise is not square, or N > 8.
@@ -60,54 +61,25 @@ def best_permutation(
         )
     if active is not None:
         pairwise = jnp.where(active[..., None], pairwise, 0.0)
-    search = _search_all if num_sources <= _ENUMERATED else _search_subsets
+    search = _enumerate if num_sources <= _ENUMERATED else _assign
     permutation = search(jax.lax.stop_gradient(pairwise))
     scores = jnp.take_along_axis(pairwise, permutation[..., None], axis=-1)[..., 0]
     return permutation, scores
 
 
-def _search_all(pairwise: jax.Array) -> jax.Array:
+def _enumerate(pairwise: jax.Array) -> jax.Array:
     num_sources = pairwise.shape[-1]
     table = np.array(list(itertools.permutations(range(num_sources))), dtype=np.int32)
     totals = jnp.sum(pairwise[..., np.arange(num_sources), table], axis=-1)
     return jnp.asarray(table)[jnp.argmax(totals, axis=-1)]
 
 
-@functools.cache
-def _subset_levels(num_sources: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per level k: the members [S, k+1] of every subset of k+1 estimates, and the place in the level below of the subset
-    without each of them [S, k+1]."""
-    levels = []
-    place = {0: 0}
-    for size in range(1, num_sources + 1):
-        subsets = list(itertools.combinations(range(num_sources), size))
-        masks = [sum(1 << member for member in subset) for subset in subsets]
-        rests = [
-            [place[mask - (1 << m)] for m in subset]
-            for mask, subset in zip(masks, subsets, strict=True)
-        ]
-        levels.append((np.array(subsets, np.int32), np.array(rests, np.int32)))
-        place = {mask: index for index, mask in enumerate(masks)}
-    return levels
-
-
-def _search_subsets(pairwise: jax.Array) -> jax.Array:
-    levels = _subset_levels(pairwise.shape[-1])
-    best = jnp.zeros((*pairwise.shape[:-2], 1), pairwise.dtype)
-    choices = []
-    for source, (members, rests) in enumerate(levels):
-        totals = best[..., rests] + pairwise[..., source, :][..., members]
-        choices.append(jnp.argmax(totals, axis=-1))
-        best = jnp.max(totals, axis=-1)
-    subset = jnp.zeros(
-        pairwise.shape[:-2], jnp.int32
-    )  # the last level has one subset: all estimates
-    permutation = []
-    for (members, rests), choice in zip(reversed(levels), reversed(choices), strict=True):
-        member = jnp.take_along_axis(choice, subset[..., None], axis=-1)[..., 0]
-        permutation.append(jnp.asarray(members)[subset, member])
-        subset = jnp.asarray(rests)[subset, member]
-    return jnp.stack(permutation[::-1], axis=-1)
+def _assign(pairwise: jax.Array) -> jax.Array:
+    scores = jnp.nan_to_num(jnp.clip(pairwise, -_LARGEST_SCORE, _LARGEST_SCORE))
+    costs = -scores.reshape(-1, *pairwise.shape[-2:])
+    sources, estimates = jax.vmap(optax.assignment.hungarian_algorithm)(costs)
+    in_order = jnp.take_along_axis(estimates, jnp.argsort(sources, axis=-1), axis=-1)
+    return in_order.astype(jnp.int32).reshape(pairwise.shape[:-1])
 
 
 def si_sdr_improvement(
@@ -124,19 +96,18 @@ def si_sdr_improvement(
       estimates: [..., N, T] in any order.
       sources: [..., N, T].
       mixture: [..., T].
-      active: [..., N] bool, False where a slot holds no sound. None: all active.
+      active: [..., N] bool, False where a slot holds no sound. None: all are active.
       zero_mean: remove each signal's mean over T first.
 
     Returns:
-      [..., N] dB in the order of the sources; 0 where inactive. A silent source marked active scores 0: −100 dB before and
-      after. Edge behaviour otherwise as `jaxsep.si_sdr`.
+      [..., N] dB in the order of the sources; 0 where inactive. A silent source that is marked
+      active scores 0: −100 dB before and after. Other edges: the table of `si_sdr`'s module.
 
     Raises:
-      ValueError: lengths differ, as many estimates as sources are not given, or N > 8.
+      ValueError: lengths or the numbers of estimates and sources differ, or N > 8.
     """
-    _, scores = best_permutation(
-        pairwise_si_sdr(estimates, sources, zero_mean=zero_mean), active=active
-    )
+    pairwise = pairwise_si_sdr(estimates, sources, zero_mean=zero_mean)
+    _, scores = best_permutation(pairwise, active=active)
     return scores - _mixture_scores(sources, mixture, active, zero_mean)
 
 
@@ -156,26 +127,29 @@ def separation_losses(
     improvement: bool = True,
     zero_mean: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss of every source, what training minimises, and the SI-SDR improvement behind it.
+    """The loss of every source, which training minimises, and its SI-SDR improvement.
 
-    With A = SI-SDR after the best permutation over the active sources, per source n:
+    With A the SI-SDR after the best permutation over the active sources, a source n that is
 
-        active, among others:   L[n] = −A[n] + SI-SDR(o, s_n)             without `improvement`: −A[n]
-        active, alone:          L[n] = 10·log10(10^(−A[n]/10) + 1e-3)      o is the source: no improvement; bounded at −30 dB
-        inactive:               L[n] = 10·log10(‖ŝ‖²/‖o‖² + 1e-3)          energy of the estimate it is given; at least −30 dB
+        active, among others:  L[n] = −A[n] + SI-SDR(o, s_n)          without `improvement`: −A[n]
+        active, alone:         L[n] = 10·log10(10^(−A[n]/10) + 1e-3)  at least −30 dB
+        inactive:              L[n] = 10·log10(‖ŝ‖²/‖o‖² + 1e-3)      at least −30 dB
 
-    A silent mixture counts as ‖o‖² = 1. Losses and gradients are finite for estimates and mixtures of 1e-30 … 1e30, and 0.
+    Of a source alone in its mixture there is no improvement: the mixture is the source. Where a
+    slot is inactive, the estimate that it is given is charged its energy; a silent mixture counts
+    as ‖o‖² = 1. Losses and gradients are finite for signals of 1e-30 … 1e30, and of 0.
 
     Args:
-      estimates, sources, mixture, active, zero_mean: as `si_sdr_improvement`. Any leading axes, so it may be vmapped.
-      improvement: subtract the mixture's own SI-SDR. It is constant in the estimates, but weights read the losses.
+      estimates, sources, mixture, active, zero_mean: as `si_sdr_improvement`.
+      improvement: subtract the mixture's own SI-SDR. It is constant in the estimates, but the
+        weights depend on the losses.
 
     Returns:
-      losses [..., N] dB, never reduced; si_sdri [..., N] dB, NaN-free, 0 where inactive or alone.
+      losses, [..., N] dB, never reduced;
+      si_sdri, [..., N] dB, 0 where inactive or alone.
     """
-    permutation, scores = best_permutation(
-        pairwise_si_sdr(estimates, sources, zero_mean=zero_mean), active=active
-    )
+    pairwise = pairwise_si_sdr(estimates, sources, zero_mean=zero_mean)
+    permutation, scores = best_permutation(pairwise, active=active)
     own = _mixture_scores(sources, mixture, active, zero_mean)
     losses = own - scores if improvement else -scores
     if active is None:
@@ -188,8 +162,10 @@ def separation_losses(
 
 
 def _energy_losses(estimates: jax.Array, mixture: jax.Array) -> jax.Array:
-    """10·log10(‖ŝ‖²/‖o‖² + 1e-3) of every estimate, [..., N] dB; signals are scaled first, squares of 1e±30 would leave
-    float32."""
+    """10·log10(‖ŝ‖²/‖o‖² + 1e-3) of every estimate, [..., N] dB.
+
+    Signals are scaled before they are squared: the square of 1e30 would leave float32.
+    """
     estimates, mixture = (
         jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)) for x in (estimates, mixture)
     )

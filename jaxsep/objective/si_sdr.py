@@ -8,35 +8,35 @@ For an estimate ŝ and a source s, both with their mean over time removed,
 
 Source: Le Roux, Wisdom, Erdogan, Hershey, "SDR – half-baked or well done?", ICASSP 2019.
 
-Computed here as 10·log10((‖t‖² + ε‖ŝ‖²) / (‖e‖² + ε‖ŝ‖²)) with ε = 1e-10 and ‖ŝ‖² = ‖t‖² + ‖e‖²: bounded to ±100 dB, smooth,
-and homogeneous, so that neither the value nor the direction of the gradient depends on the scale of either signal.
+Computed here as 10·log10((‖t‖² + ε‖ŝ‖²) / (‖e‖² + ε‖ŝ‖²)) with ε = 1e-10 and ‖ŝ‖² = ‖t‖² + ‖e‖²:
+bounded to ±100 dB, smooth, and homogeneous, so that neither the value nor the direction of the
+gradient depends on the scale of either signal.
 
-| estimate ŝ, source s                        | SI-SDR                   | gradient                        |
-| ------------------------------------------- | ------------------------ | ------------------------------- |
-| either scaled by a factor, 1e-30 … 1e30     | unchanged                | scaled by the factor's inverse  |
-| either with a constant added (DC offset)    | unchanged                | zero mean                       |
-| ŝ = a·s for any a ≠ 0, negative ones too    | +100 dB                  | finite                          |
-| ŝ orthogonal to s                           | −100 dB                  | finite                          |
-| ŝ silent or constant                        | −100 dB                  | zero                            |
-| s silent or constant                        | −100 dB                  | zero                            |
-| both silent or constant                     | −100 dB                  | zero                            |
-| T = 1 (a single sample is its own mean)     | −100 dB                  | zero                            |
-| integers, float16, bfloat16                 | computed in float32      | in the input's type             |
-| a sample that is infinite or no number      | no number                | no number                       |
-| other estimates or sources beside them      | unchanged                | zero                            |
+| estimate ŝ, source s                     | SI-SDR              | gradient                       |
+| ---------------------------------------- | ------------------- | ------------------------------ |
+| either scaled by a factor, 1e-30 … 1e30  | unchanged           | scaled by the factor's inverse |
+| either with a constant added (DC offset) | unchanged           | zero mean                      |
+| ŝ = a·s for any a ≠ 0, negative ones too | +100 dB             | finite                         |
+| ŝ orthogonal to s                        | −100 dB             | finite                         |
+| ŝ, s or both silent or constant          | −100 dB             | zero                           |
+| T = 1 (a single sample is its own mean)  | −100 dB             | zero                           |
+| integers, float16, bfloat16              | computed in float32 | in the input's type            |
+| a sample of either is NaN or infinite    | NaN                 | NaN                            |
+| other estimates or sources beside them   | unchanged           | zero                           |
 
-A signal counts as silent when what is left of it after the mean is removed is no more than the rounding of that mean, and
-where its samples are too small for a normal float32 (1.2e-38). Near the bound the ε shows: 60 dB is read as 59.9996 dB, 80 dB
-as 79.957 dB. In float32, for T ≥ 4, values within ±60 dB are within 1e-3 dB of the same formula in float64, those beyond
-within 0.05 dB. With `zero_mean=False` the mean stays in, and a constant is a sound like any other.
+A signal counts as silent when what is left of it after its mean is removed is no more than the
+rounding of that mean, or where its samples are too small for a normal float32 (1.2e-38). Near the
+bound the ε shows: 60 dB is read as 59.9996 dB, 80 dB as 79.957 dB. In float32, for T ≥ 4, values
+within ±60 dB are within 1e-3 dB of the same formula in float64, those beyond within 0.05 dB. With
+`zero_mean=False` the mean stays in, and a constant is a sound like any other.
 """
 
 import jax
 import jax.numpy as jnp
 
+LARGEST_SCALE = 1e37  # XLA divides by multiplying: the inverse must be a normal float32
 _BOUND = 1e-10  # −100 dB as a power ratio
 _ROUNDING = 5e-7  # four units in the last place of float32, relative to the mean that was removed
-LARGEST_SCALE = 1e37  # of larger ones the inverse, with which XLA divides, is no normal float32
 
 
 def si_sdr(estimates: jax.Array, sources: jax.Array, *, zero_mean: bool = True) -> jax.Array:
@@ -102,7 +102,8 @@ def _check_lengths(estimates: jax.Array, sources: jax.Array) -> None:
 def _unit(signals: jax.Array, zero_mean: bool) -> tuple[jax.Array, jax.Array]:
     """Signals scaled to norm 1 (silence stays 0) and whether each sounds, [..., T] and [...] bool.
 
-    The scale carries no gradient: the ratio does not depend on it, so its gradient is the same either way, and cheaper.
+    The scale carries no gradient. The ratio does not depend on the scale, so the gradient is the
+    same either way, and cheaper.
     """
     signals = jnp.asarray(signals)
     signals = signals.astype(jnp.promote_types(signals.dtype, jnp.float32))
@@ -114,11 +115,10 @@ def _unit(signals: jax.Array, zero_mean: bool) -> tuple[jax.Array, jax.Array]:
         mean = jnp.mean(signals, axis=-1, keepdims=True)
         rounding = _ROUNDING * jnp.abs(jax.lax.stop_gradient(mean))
         signals = signals - mean
-        signals = signals - jnp.mean(
-            signals, axis=-1, keepdims=True
-        )  # what rounding left of a large offset
+        # Once more, for what rounding left of a large offset.
+        signals = signals - jnp.mean(signals, axis=-1, keepdims=True)
     rms = jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(signals)), axis=-1, keepdims=True))
-    sounds = ~(rms <= rounding)  # what is no number counts as sound, and shows in the result
+    sounds = ~(rms <= rounding)  # NaN counts as sound, and shows in the result
     scale = jnp.where(sounds, rms, 1.0) * jnp.sqrt(float(max(signals.shape[-1], 1)))
     return jnp.where(sounds, signals / scale, 0.0), sounds[..., 0]
 
@@ -131,7 +131,7 @@ def _ratio_db(
     source_power = jnp.where(source_sounds, jnp.sum(jnp.square(sources), axis=-1), 1.0)
     gain = inner / source_power
     target = jnp.where(both_sound, inner * gain, 0.0)
-    # The residual is formed sample by sample: ‖ŝ‖² − ‖t‖² would lose a perfect estimate in rounding beyond 60 dB.
+    # Sample by sample: ‖ŝ‖² − ‖t‖² would lose an estimate of more than 60 dB in rounding.
     residual = jnp.sum(jnp.square(estimates - gain[..., None] * sources), axis=-1)
     residual = jnp.where(both_sound, residual, 1.0)
     bound = _BOUND * (target + residual)

@@ -4,8 +4,7 @@
 
 writes DIR/report.md, DIR/report.html, DIR/figures/ (PNG and SVG) and DIR/tables/ (every number as
 CSV). Runs with the same test mixtures and the same training but for weighting and seed are
-compared. Of a run config.json, summary.json, metrics.jsonl and evaluation/test.csv are enough, also
-compressed as NAME.xz; evaluation/audio gives the players of the page.
+compared.
 """
 
 import argparse
@@ -66,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for experiment in experiments:
             labels = [f"{c.label} ({len(c.runs)})" for c in experiment.conditions]
             print(f"{experiment.title}{experiment.flag}: {'; '.join(labels)}", flush=True)
-        report = build(experiments, options.audio)
-        files = render.files(TITLE, report)
+        sections, excerpts = build(experiments, options.audio)
+        files = render.files(TITLE, sections, excerpts)
         write(options.output, files)
     except JaxsepError as error:
         say(f"error: {error}")
@@ -78,33 +77,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     suffixes = [Path(name).suffix for name in files]
     print(
         f"{display(options.output)}: report.md, report.html, {suffixes.count('.png')} figures, "
-        f"{suffixes.count('.csv')} tables as CSV, {len(report.excerpts)} excerpts to listen to"
+        f"{suffixes.count('.csv')} tables as CSV, {len(excerpts)} excerpts to listen to"
     )
     return 0
 
 
 def check_output(folder: Path) -> None:
     """Raises: ReportError where the folder is none, or holds something that is no report."""
-    if folder.is_dir():
-        names = {name for name in os.listdir(folder) if not name.startswith(".report.tmp-")}
-        if names and not _is_report(folder / "report.md"):
-            raise ReportError(
-                f"--output {folder}: holds {min(names)} and no earlier report; it must be a new or "
-                "empty folder, or a report's"
-            )
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ReportError(
-            f"--output {folder}: {existing.name} is no folder; it must be a new or empty one, or a "
-            "report's"
-        )
-
-
-def _is_report(path: Path) -> bool:
-    try:
-        return path.read_text(encoding="utf-8").startswith(f"# {TITLE}\n")
-    except (OSError, ValueError):
-        return False
+    if existing.is_dir():
+        names = os.listdir(folder) if folder.exists() else []
+        names = [name for name in names if not name.startswith(".report.tmp-")]
+        earlier, first_line = folder / "report.md", f"# {TITLE}\n".encode()
+        if not names or (earlier.is_file() and earlier.read_bytes().startswith(first_line)):
+            return
+        problem = f"holds {min(names)} and no earlier report"
+    else:
+        problem = f"{existing.name} is no folder"
+    raise ReportError(
+        f"--output {folder}: {problem}; it must be a new or empty folder, or a report's"
+    )
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:

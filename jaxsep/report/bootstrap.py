@@ -19,58 +19,18 @@ levels, and does not give the same mixtures to several conditions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from jaxsep.console import progress
 from jaxsep.evaluation.statistics import QUANTILES
 
 RESAMPLES = 2000
-SEED = 0
 LEAST_MIXTURES = 5  # of fewer no interval is given
 STATISTICS = ("mean", "std", *(f"{q} %" for q in QUANTILES))
 _ROUNDING = 1e-9  # dB; nearer to 0 is 0
 _CHUNK = 300_000  # numbers in the largest arrays of a step
-
-
-@dataclass(frozen=True)
-class Design:
-    """What all runs of an experiment share.
-
-    Attributes:
-      mixture: [rows] int, which of the mixtures 0…M−1 a source belongs to.
-      members: [rows, sets] bool, the sources in each set (a class, a group) whose mean is compared.
-    """
-
-    mixture: np.ndarray
-    members: np.ndarray
-
-    @property
-    def mixtures(self) -> int:
-        return int(self.mixture.max()) + 1
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """The K statistics of a condition: STATISTICS, then the means of the design's sets, in dB.
-
-    Attributes:
-      observed: [K], averaged over the condition's runs.
-      drawn: [resamples, K], those of the resamples; NaN where nothing of a set was drawn.
-    """
-
-    observed: np.ndarray
-    drawn: np.ndarray
-
-
-@dataclass(frozen=True)
-class Difference:
-    """value, low, high [K], dB: D and its 95 % interval, NaN for a set in few mixtures."""
-
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 def verdict(low: float, high: float) -> str:
@@ -78,97 +38,89 @@ def verdict(low: float, high: float) -> str:
     return "higher" if low > _ROUNDING else "lower" if high < -_ROUNDING else "–"
 
 
-def draw_mixtures(mixtures: int, resamples: int = RESAMPLES, seed: int = SEED) -> list[np.ndarray]:
-    """[some resamples, mixtures] int32 each, `resamples` together: how often a mixture is drawn.
-
-    The draws depend on the arguments alone.
-    """
-    rng = np.random.default_rng(seed)
-    size = max(1, _CHUNK // mixtures)
-    counts = [min(size, resamples - start) for start in range(0, resamples, size)]
+def draw_mixtures(mixtures: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """[resamples, mixtures] int32: how often a mixture is drawn; the same ones every time."""
     share = np.full(mixtures, 1 / mixtures)
-    return [rng.multinomial(mixtures, share, size=count).astype(np.int32) for count in counts]
+    return np.random.default_rng(0).multinomial(mixtures, share, size=resamples).astype(np.int32)
 
 
-def draw_runs(runs: int, stream: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+def draw_runs(runs: int, stream: int, resamples: int = RESAMPLES) -> np.ndarray:
     """[resamples, runs]: the share of each run; `stream` tells an experiment's conditions apart."""
-    rng = np.random.default_rng([seed, 1 + stream])
+    rng = np.random.default_rng([0, 1 + stream])
     return rng.multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs
 
 
-def resample(
+def compare(
     conditions: Sequence[np.ndarray],
-    design: Design,
-    *,
+    mixture: np.ndarray,
+    members: np.ndarray,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
-) -> list[Resampled]:
-    """The resamples of all conditions of an experiment, from the same draws of mixtures.
-
-    Shows progress where it takes longer than 5 s.
+) -> list[pd.DataFrame]:
+    """Every condition but the first against the first. Shows progress where it takes over 5 s.
 
     Args:
       conditions: scores [runs, rows] in dB of each condition; the place of a condition in this
         list decides which of its runs are drawn.
-      design: rows as in the scores.
+      mixture: [rows] int, which of the mixtures 0…M−1 a source belongs to.
+      members: [rows, sets] bool, the sources in each set (a class, a group) whose mean is compared.
+
+    Returns:
+      For each condition a row for each of STATISTICS and then the mean of each set. Columns:
+      reference_db and condition_db, averaged over runs; difference_db; low_db and high_db, its
+      95 % interval. A resample without a source of a set does not count for that set; a set in
+      fewer than LEAST_MIXTURES mixtures has no interval (NaN).
     """
-    draws = draw_mixtures(design.mixtures, resamples, seed)
-    once = [np.ones((1, design.mixtures), np.int32)]
+    draws = draw_mixtures(int(mixture.max()) + 1, resamples)
     results = []
     total = sum(map(len, conditions))
     with progress(total=total, desc="intervals", unit="run", leave=False, delay=5) as bar:
         for stream, scores in enumerate(conditions):
-            share = draw_runs(len(scores), stream, resamples, seed)
             observed, drawn = np.zeros(()), np.zeros(())
-            for run, values in enumerate(scores):
-                observed = observed + run_statistics(values, design, once)[0] / len(scores)
-                drawn = drawn + share[:, run, None] * run_statistics(values, design, draws)
+            shares = draw_runs(len(scores), stream, resamples).T
+            for values, share in zip(scores, shares, strict=True):
+                once = run_statistics(values, mixture, members, np.ones_like(draws[:1]))[0]
+                observed = observed + once / len(scores)
+                drawn = drawn + share[:, None] * run_statistics(values, mixture, members, draws)
                 bar.update()
-            results.append(Resampled(observed, drawn))
-    return results
+            results.append((observed, drawn))
+    in_mixtures = [np.unique(mixture[chosen]).size for chosen in members.T]
+    few = np.array([LEAST_MIXTURES] * len(STATISTICS) + in_mixtures) < LEAST_MIXTURES
+    (reference, resampled), *others = results
+    tables = []
+    for observed, drawn in others:
+        differences = np.where(few, 0.0, drawn - resampled)  # NaN alone has no quantiles
+        low, high = np.where(few, np.nan, np.nanpercentile(differences, (2.5, 97.5), axis=0))
+        columns = {"reference_db": reference, "condition_db": observed}
+        columns |= {"difference_db": observed - reference, "low_db": low, "high_db": high}
+        tables.append(pd.DataFrame(columns))
+    return tables
 
 
-def difference(of: Resampled, against: Resampled, design: Design) -> Difference:
-    """`of` minus `against`, dB. A resample without a source of a set does not count for that set.
-
-    A set that occurs in fewer than LEAST_MIXTURES mixtures has no interval.
-    """
-    drawn = of.drawn - against.drawn
-    mixtures = [np.unique(design.mixture[chosen]).size for chosen in design.members.T]
-    few = np.array([False] * len(STATISTICS) + [number < LEAST_MIXTURES for number in mixtures])
-    drawn[:, few] = 0.0  # replaced below; a column of NaN alone has no quantiles
-    low, high = np.nanpercentile(drawn, (2.5, 97.5), axis=0)
-    low[few] = high[few] = np.nan
-    return Difference(of.observed - against.observed, low, high)
-
-
-def run_statistics(scores: np.ndarray, design: Design, draws: Sequence[np.ndarray]) -> np.ndarray:
-    """The K statistics of one run's scores in every resample.
+def run_statistics(
+    scores: np.ndarray, mixture: np.ndarray, members: np.ndarray, draws: np.ndarray
+) -> np.ndarray:
+    """STATISTICS and means of sets of one run's scores in every resample, [resamples, K] dB.
 
     Args:
       scores: [rows] dB.
-      design: rows as in the scores.
-      draws: [some resamples, mixtures] int each, how often each mixture is taken.
-
-    Returns:
-      [resamples of all draws, K]
+      mixture, members: see `compare`.
+      draws: [resamples, mixtures] int, how often each mixture is taken.
     """
-    scores = np.asarray(scores, np.float64)
     centred = scores - scores.mean()  # sums of small numbers lose less
     ranks = np.argsort(centred, kind="stable")
-    members = design.members.T.astype(np.float64)
-    columns = [np.ones_like(centred), centred, np.square(centred), *members, *(members * centred)]
+    sets = members.T.astype(np.float64)
+    columns = [np.ones_like(centred), centred, np.square(centred), *sets, *(sets * centred)]
     # Sums over the sources of each mixture, [mixtures, 3 + 2 sets]: a resample's are these, as
     # often as the mixture counts.
-    sums = [np.bincount(design.mixture, column, design.mixtures) for column in columns]
+    sums = np.stack([np.bincount(mixture, column) for column in columns], axis=1)
     results = []
-    for counts in draws:
-        drawn = counts.astype(np.float64) @ np.stack(sums, axis=1)
+    for counts in np.array_split(draws, max(1, draws.size // _CHUNK)):
+        drawn = counts.astype(np.float64) @ sums
         number, first, second = drawn[:, :1], drawn[:, 1:2], drawn[:, 2:3]
         set_number, set_first = np.split(drawn[:, 3:], 2, axis=1)
         mean = first / number
         std = np.sqrt(np.maximum(second / number - np.square(mean), 0.0))
-        quantiles = weighted_quantiles(centred[ranks], counts[:, design.mixture[ranks]])
+        quantiles = weighted_quantiles(centred[ranks], counts[:, mixture[ranks]])
         none = np.full_like(set_first, np.nan)
         set_mean = np.divide(set_first, set_number, out=none, where=set_number > 0)
         results.append(np.concatenate([mean, std, quantiles, set_mean], axis=1))

@@ -73,60 +73,44 @@ def chosen_runs(experiments: Sequence[Experiment], audio: str) -> list[tuple[str
       audio: 'all', 'none', or 'first': of each condition the first seed that has sound.
     """
     chosen = []
-    for experiment in experiments:
-        for condition in experiment.conditions:
-            first = [run for run in condition.runs if has_audio(run)] or list(condition.runs)
-            runs = {"all": condition.runs, "first": first[:1], "none": ()}[audio]
-            chosen += [(condition.label, run) for run in runs]
+    for condition in (c for experiment in experiments for c in experiment.conditions):
+        runs = [run for run in condition.runs if excerpt_folders(run)]
+        chosen += [(condition.label, run) for run in runs[: {"first": 1, "none": 0}.get(audio)]]
     return chosen
 
 
-def has_audio(run: Run) -> bool:
-    """Whether the run's folder holds excerpts; a copy of its tables alone holds none."""
-    return bool(_folders(run))
+def excerpt_folders(run: Run) -> list[Path]:
+    """By place and rank, from the worst to the best; a copy of a run's tables alone has none."""
+    root = run.folder / "evaluation" / "audio"
+    names = os.listdir(root) if root.is_dir() else []
+    matches = [match for match in map(_FOLDER.fullmatch, names) if match]
+    matches.sort(key=lambda match: (_PLACES.index(match[1]), int(match[2]), match[0]))
+    return [root / match[0] for match in matches]
 
 
-def read_excerpts(label: str, run: Run) -> list[Excerpt]:
-    """All excerpts of a run from the worst to the best; [] where its folder holds none.
+def read_excerpt(label: str, run: Run, folder: Path) -> Excerpt:
+    """One of `excerpt_folders`.
 
     Raises:
       ReportError: a sound file is missing or damaged, or of a mixture that is not in test.csv.
     """
-    return [_excerpt(f"{label} ({run.name})", run, *entry) for entry in _folders(run)]
-
-
-def _folders(run: Run) -> list[tuple[str, int, Path]]:
-    """(place, number of the mixture, folder), by place and rank."""
-    root = run.folder / "evaluation" / "audio"
-    names = sorted(os.listdir(root)) if root.is_dir() else []
-    matches = [match for match in map(_FOLDER.fullmatch, names) if match]
-    matches.sort(key=lambda match: (_PLACES.index(match[1]), int(match[2])))
-    return [(match[1], int(match[3]), root / match[0]) for match in matches]
-
-
-def _excerpt(label: str, run: Run, place: str, number: int, folder: Path) -> Excerpt:
-    rows = run.rows[run.rows["mixture"] == number].set_index("slot")
+    place, _, number = folder.name.split("-")
+    mixture = int(number.removeprefix("mixture"))
+    rows = run.rows[run.rows["mixture"] == mixture].set_index("slot")
     if rows.empty:
-        raise ReportError(
-            f"{folder}: mixture {number} is not in evaluation/test.csv; both must be of the same "
-            "run"
-        )
+        raise ReportError(f"{folder}: mixture {mixture} is not in the run's evaluation/test.csv")
     matches = [match for match in map(_SOURCE.fullmatch, os.listdir(folder)) if match]
     sources = []
     for match in sorted(matches, key=lambda match: (int(match[1]), match[0])):
         slot = int(match[1]) - 1
-        scored = slot in rows.index
-        sources.append(
-            Source(
-                name=rows.loc[slot, "class"] if scored else "silent",
-                si_sdri=float(rows.loc[slot, "si_sdri"]) if scored else None,
-                source=_read(folder / match[0]),
-                estimate=_read(folder / f"estimate{slot + 1}.wav"),
-            )
+        name, score = (
+            ("silent", None) if slot not in rows.index else rows.loc[slot, ["class", "si_sdri"]]
         )
+        estimate = _read(folder / f"estimate{slot + 1}.wav")
+        sources.append(Source(name, score, _read(folder / match[0]), estimate))
     return Excerpt(
-        run=label,
-        number=number,
+        run=f"{label} ({run.name})",
+        number=mixture,
         place=place,
         score=float(rows["si_sdri"].mean()),
         input_snr=float(rows["input_snr"].iloc[0]),
@@ -138,18 +122,14 @@ def _excerpt(label: str, run: Run, place: str, number: int, folder: Path) -> Exc
 
 def _read(path: Path) -> Sound:
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
-            raise OSError("no regular file")
+        if not path.is_file():  # opening a pipe would wait for its other end
+            raise OSError("no such file")
         samples, rate = soundfile.read(os.fsencode(path), dtype="float32")
+        if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
+            raise ValueError("it must hold one channel of finite samples")
+        if not 1 <= rate <= MAX_RATE:
+            raise ValueError(f"its sample rate is {rate} Hz and must be 1 to {MAX_RATE} Hz")
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        reason = "no such file" if not path.exists() else " ".join(str(error).split())
-        raise ReportError(
-            f"{path}: cannot be read as sound ({reason}); a run of jaxsep writes it"
-        ) from error
-    if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all():
-        raise ReportError(f"{path}: must hold one channel of finite samples, at least one")
-    if not 1 <= rate <= MAX_RATE:
-        raise ReportError(
-            f"{path}: its sample rate is {rate} Hz; it must be 1 to {MAX_RATE} Hz, those of FLAC"
-        )
+        reason = " ".join(str(error).split())
+        raise ReportError(f"{path}: cannot be read as sound ({reason})") from error
     return Sound(samples, int(rate))

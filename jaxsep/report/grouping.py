@@ -6,25 +6,21 @@ of one weighting are a *condition*.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from jaxsep.report.runs import Run
 
 # Neither a result nor what it is compared on depends on these. The recordings are known by their
 # fingerprints.
-_IGNORED_BY_SECTION = {
-    "data": ("speech_root", "environment_root", "premixed_root", "synthetic", "cache_dir"),
-    "train": ("micro_batch", "workers", "log_every", "checkpoint_minutes"),
-    "model": ("remat",),
-    "evaluation": ("batch_size", "last_epochs"),
-}
-IGNORED = {"seed", "scale"} | {
-    f"{section}.{field}" for section, fields in _IGNORED_BY_SECTION.items() for field in fields
-}
+IGNORED = {"seed", "scale", "model.remat", "evaluation.batch_size", "evaluation.last_epochs"}
+IGNORED |= {f"data.{root}_root" for root in ("speech", "environment", "premixed")}
+IGNORED |= {"data.synthetic", "data.cache_dir", "train.micro_batch", "train.workers"}
+IGNORED |= {"train.log_every", "train.checkpoint_minutes"}
 # Weighting -> the fields of config.weighting that it reads. One that is not in this table is taken
 # to read all of them.
 READ = {
@@ -64,11 +60,6 @@ class Condition:
     factors: Factors
     runs: tuple[Run, ...]
 
-    @property
-    def scores(self) -> np.ndarray:
-        """[runs, rows] dB: test SI-SDRi of every source, best epoch of each run."""
-        return np.stack([run.rows["si_sdri"] for run in self.runs])
-
 
 @dataclass(frozen=True)
 class Experiment:
@@ -87,62 +78,68 @@ class Experiment:
     copies: tuple[tuple[Run, Run], ...]
 
     @property
-    def reference(self) -> Condition:
-        """What the others are compared with."""
-        return self.conditions[0]
-
-    @property
-    def has_baseline(self) -> bool:
-        """Whether the reference is ordinary training."""
-        return not self.reference.factors
+    def labels(self) -> list[str]:
+        return [condition.label for condition in self.conditions]
 
     @property
     def runs(self) -> list[Run]:
         return [run for condition in self.conditions for run in condition.runs]
 
     @property
+    def rows(self) -> pd.DataFrame:
+        """The test sources that all runs were scored on."""
+        return self.runs[0].rows
+
+    @property
     def flag(self) -> str:
         """For titles, where sound was not recorded: ' [synthetic sound]'; '' for recordings."""
-        kind = self.runs[0].summary["data"]["kind"]
+        kind = self.runs[0].summary.data.kind
         return "" if kind == "recordings" else f" [{kind} sound]"
 
     @property
     def corpora(self) -> list[str]:
-        """Of the test mixtures, sorted so that 'speech' comes before 'environment'."""
-        return sorted(self.runs[0].rows["corpus"].unique(), reverse=True)
+        """The corpora of the test sources, speech before environment."""
+        return sorted(self.rows["corpus"].unique(), reverse=True)
+
+    def by_run(self, table: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+        """A table of each run, one below the other; the index begins with condition, run, seed."""
+        names = [(c.label, run.name, run.config.seed) for c in self.conditions for run in c.runs]
+        tables = map(table, self.runs)
+        return pd.concat(list(tables), keys=names, names=["condition", "run", "seed"])
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """`rows` with the scores of every run at its best epoch; see `by_run`."""
+        return self.by_run(lambda run: self.rows.assign(si_sdri=run.rows["si_sdri"]))
 
 
 def group(runs: Sequence[Run]) -> list[Experiment]:
     """Experiments in the order of their first run."""
     sets: list[list[Run]] = []
     for run in runs:
-        for members in sets:
-            if setting(members[0]) == setting(run) and same_mixtures(members[0], run):
-                members.append(run)
-                break
-        else:
-            sets.append([run])
-    experiments: list[Experiment] = []
+        same = (s for s in sets if setting(s[0]) == setting(run) and same_mixtures(s[0], run))
+        members = next(same, None)
+        if members is None:
+            sets.append(members := [])
+        members.append(run)
     names = [_title_and_slug(members[0]) for members in sets]
+    experiments = []
     for number, (members, (title, slug)) in enumerate(zip(sets, names, strict=True)):
         namesakes = [other[0] for other, name in zip(sets, names, strict=True) if name[0] == title]
-        suffix = _suffix(members[0], namesakes)
         earlier = [name[1] for name in names[:number]].count(slug)
         slug += f"-{earlier + 1}" if earlier else ""
-        experiments.append(Experiment(title + suffix, slug, *_conditions(members)))
+        title += _suffix(members[0], namesakes)
+        experiments.append(Experiment(title, slug, *_conditions(members)))
     return experiments
 
 
 def setting(run: Run) -> dict[str, Any]:
     """What runs must share to be compared, but for the test mixtures themselves."""
-    fields = {
-        name: value
-        for name, value in flatten(run.config).items()
-        if name not in IGNORED and not name.startswith("weighting.")
-    }
-    data = run.summary["data"]
-    recordings = tuple(str(fingerprint)[:12] for fingerprint in data["fingerprints"])
-    return {**fields, "sound": data["kind"], "recordings": recordings}
+    config = run.config.model_dump(exclude={"weighting"})
+    fields = {name: value for name, value in flatten(config).items() if name not in IGNORED}
+    data = run.summary.data
+    recordings = tuple(fingerprint[:12] for fingerprint in data.fingerprints)
+    return {**fields, "sound": data.kind, "recordings": recordings}
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -163,7 +160,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _hashable(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple(sorted((name, _hashable(item)) for name, item in value.items()))
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def same_mixtures(run: Run, other: Run) -> bool:
@@ -176,9 +173,9 @@ def same_mixtures(run: Run, other: Run) -> bool:
 
 def _title_and_slug(run: Run) -> tuple[str, str]:
     """By what the mixtures hold."""
-    if run.config["data"].get("premixed_root"):
+    slots = run.config.data.slots
+    if run.config.data.premixed_root:
         return "Ready mixtures", "premixed"
-    slots = tuple(map(str, run.config["data"]["slots"]))
     return _TITLES.get(tuple(sorted(slots)), (f"Mixtures of {' + '.join(slots)}", "mixtures"))
 
 
@@ -188,23 +185,16 @@ def _suffix(run: Run, namesakes: Sequence[Run]) -> str:
     Args:
       run, namesakes: the first run of this experiment, and of each that has its title, this too.
     """
-    settings = [setting(other) for other in namesakes]
-    fields = sorted({name for other in settings for name in other})
-    differing = [
-        name
-        for name in fields
-        if any(other.get(name) != settings[0].get(name) for other in settings)
-    ]
-
-    def text(values: dict[str, Any]) -> str:
-        parts = [f"{name}={_value(values.get(name), 3)}" for name in differing[:3]]
-        return ", ".join([*parts, *["…"] * (len(differing) > 3)])
-
-    texts = [text(values) for values in settings]
-    own = next(number for number, other in enumerate(namesakes) if other is run)
-    parts = [texts[own]] if texts[own] else []
-    if texts.count(texts[own]) > 1:
-        parts.append(f"no. {texts[: own + 1].count(texts[own])}")
+    settings = {other.name: setting(other) for other in namesakes}
+    fields = sorted({name for values in settings.values() for name in values})
+    differing = [f for f in fields if len({repr(v.get(f)) for v in settings.values()}) > 1]
+    texts = {
+        name: ", ".join(f"{f}={_value(values.get(f))}" for f in differing[:3])
+        for name, values in settings.items()
+    }
+    parts = [texts[run.name]] * bool(differing) + ["…"] * (len(differing) > 3)
+    same = [name for name, text in texts.items() if text == texts[run.name]]
+    parts += [f"no. {same.index(run.name) + 1}"] * (len(same) > 1)
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -220,16 +210,18 @@ def weighting(fields: dict[str, Any]) -> Factors:
     >>> weighting({"name": "product", "factors": ["robust", "uniform"], "alpha": 0.1})
     (('robust', (('alpha', 0.1),)),)
     """
-    names = fields.get("factors", []) if fields["name"] == "product" else [fields["name"]]
+    names = fields.get("factors") or [] if fields["name"] == "product" else [fields["name"]]
+    gamma = sorted((fields.get("gamma") or {}).items(), key=lambda item: (-item[1], item[0]))
+    fields = fields | {"gamma": gamma} if gamma else fields
     every_field = tuple(set(fields) - {"name", "granularity", "factors"})
     ordinary = {
         "uniform": True,
         "robust": fields.get("alpha") == 0,
-        "class_bias": not any((fields.get("gamma") or {}).values()),
+        "class_bias": not any(value for _, value in gamma),
     }
     return tuple(
         (name, tuple((f, _hashable(fields.get(f))) for f in sorted(READ.get(name, every_field))))
-        for name in sorted(map(str, names))
+        for name in sorted(names)
         if not ordinary.get(name)
     )
 
@@ -237,10 +229,10 @@ def weighting(fields: dict[str, Any]) -> Factors:
 def _conditions(runs: list[Run]) -> tuple[tuple[Condition, ...], tuple[tuple[Run, Run], ...]]:
     members: dict[tuple[Factors, str], list[Run]] = {}
     copies = []
-    for run in sorted(runs, key=lambda run: run.config["seed"]):
-        factors = weighting(run.config["weighting"])
+    for run in sorted(runs, key=lambda run: run.config.seed):
+        factors = weighting(run.config.weighting.model_dump())
         # It means nothing for ordinary training, which is one condition.
-        granularity = run.config["weighting"]["granularity"] if factors else ""
+        granularity = run.config.weighting.granularity if factors else ""
         others = members.setdefault((factors, granularity), [])
         same = [other for other in others if other.rows["si_sdri"].equals(run.rows["si_sdri"])]
         if same:
@@ -254,8 +246,8 @@ def _conditions(runs: list[Run]) -> tuple[tuple[Condition, ...], tuple[tuple[Run
 
 def _place(condition: Condition) -> tuple[Any, ...]:
     """Ordinary training, then by name as in READ, then by numbers in the label, products last."""
-    names = list(READ)
-    ranks = [names.index(name) if name in names else len(names) for name, _ in condition.factors]
+    names = [*READ, *(name for name, _ in condition.factors)]
+    ranks = [names.index(name) for name, _ in condition.factors]
     # Of text and numbers in turn, so that 0.5 comes before 0.25·10 = 2.5 and after 0.05.
     parts = re.split(r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)", condition.label)
     return len(ranks), ranks, [float(part) if odd % 2 else part for odd, part in enumerate(parts)]
@@ -268,43 +260,33 @@ def make_labels(keys: Sequence[tuple[Factors, str]]) -> dict[tuple[Factors, str]
     γ speech=1'. Fields that are not a weighting's main one are shown where conditions differ in
     them, the granularity where both occur. Numbers have three digits, or as many as are needed.
     """
-    values: dict[tuple[str, str], set[Any]] = {}
-    for factors, _ in keys:
-        for name, fields in factors:
-            for field, value in fields:
-                values.setdefault((name, field), set()).add(value)
-    shown = {
-        (name, field)
-        for (name, field), different in values.items()
-        if (field in _ALWAYS_SHOWN and name in READ) or len(different) > 1
-    }
+    fields = {(name, *item) for factors, _ in keys for name, items in factors for item in items}
     both = len({granularity for factors, granularity in keys if factors}) > 1
-    for digits in (3, 6, 17):
-        labels = {}
-        for factors, granularity in keys:
-            parts = []
-            for name, fields in factors:
-                written = [
-                    _FORMS.get(field, f"{field}={{}}").format(_value(value, digits))
-                    for field, value in fields
-                    if (name, field) in shown
-                ]
-                parts.append(" ".join([name.replace("_", " "), ", ".join(written)]).strip())
-            suffix = f", per {granularity}" if both and factors else ""
-            labels[factors, granularity] = " × ".join(parts) + suffix or "uniform"
-        if len(set(labels.values())) == len(keys):
-            break
-    return labels
+
+    def label(factors: Factors, granularity: str, form: str) -> str:
+        parts = []
+        for name, items in factors:
+            written = [
+                _FORMS.get(field, f"{field}={{}}").format(_value(value, form))
+                for field, value in items
+                if (field in _ALWAYS_SHOWN and name in READ)
+                or len([f for f in fields if f[:2] == (name, field)]) > 1
+            ]
+            parts.append(" ".join([name.replace("_", " "), ", ".join(written)]).strip())
+        suffix = f", per {granularity}" if both and factors else ""
+        return " × ".join(parts) + suffix or "uniform"
+
+    short = {key: label(*key, ".3g") for key in keys}
+    distinct = len(set(short.values())) == len(keys)
+    return short if distinct else {key: label(*key, "") for key in keys}
 
 
-def _value(value: Any, digits: int) -> str:
-    if isinstance(value, float | int) and not isinstance(value, bool):
-        return f"{value:.{digits}g}"
+def _value(value: Any, form: str = ".3g") -> str:
+    if isinstance(value, float):
+        return format(value, form)
     if not isinstance(value, tuple):
         return str(value)
-    if value and all(isinstance(item, tuple) and len(item) == 2 for item in value):
-        largest_first = sorted(
-            value, key=lambda item: (-item[1] if isinstance(item[1], float | int) else 0, item[0])
-        )
-        return ", ".join(f"{name}={_value(item, digits)}" for name, item in largest_first)
-    return f"({', '.join(_value(item, digits) for item in value)})"
+    if value and all(isinstance(item, tuple) and len(item) == 2 for item in value):  # a dict's
+        items = [(name, _value(item, form)) for name, item in value]
+        return ", ".join(f"{name}={item}" for name, item in items)
+    return f"({', '.join(_value(item, form) for item in value)})"

@@ -8,6 +8,7 @@ no server, no network, no other file; its policy lets a browser run page.js and 
 import base64
 import hashlib
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -18,35 +19,39 @@ import numpy as np
 import pandas as pd
 import soundfile
 from markupsafe import Markup, escape
+from matplotlib import colormaps
+from PIL import Image
 
-from jaxsep.report.build import Report, Section
+from jaxsep.report.build import Section
 from jaxsep.report.excerpts import Excerpt, Sound
-from jaxsep.report.figures import draw
-from jaxsep.report.tables import frame
+from jaxsep.report.figures import Figure, draw
+from jaxsep.report.tables import Table
+
+DECIBELS_SHOWN = 70  # below the loudest point of a mixture's pictures
+MAX_COLUMNS = 800  # of a picture
 
 
-def files(title: str, report: Report) -> dict[str, bytes]:
+def files(title: str, sections: Sequence[Section], excerpts: Sequence[Excerpt]) -> dict[str, bytes]:
     """Name in the output folder -> content; report.md, by which a folder is known, comes last."""
-    made, drawings = {}, {}
-    for section in report.sections:
-        for name, numbers in section.csvs.items():
-            cells = [map(_cell, line) for line in numbers.itertuples(index=False)]
-            made[f"tables/{name}.csv"] = frame(cells, numbers.columns).to_csv(index=False)
+    made: dict[str, bytes | str] = {}
+    drawings = {}
+    for section in sections:
+        shown: list[Table | Figure] = [*section.tables, *section.figures]
+        for part in shown:
+            if part.numbers is not None:
+                # Ten digits: what is beyond them depends on the machine and its libraries.
+                csv = part.numbers.to_csv(index=False, float_format="%.10g")
+                made[f"tables/{part.name}.csv"] = csv
         for figure in section.figures:
             drawings[figure.name], made[f"figures/{figure.name}.png"] = draw(figure)
             made[f"figures/{figure.name}.svg"] = drawings[figure.name]
-    made["report.html"] = page(title, report.sections, report.excerpts, drawings)
-    made["report.md"] = markdown(title, report.sections)
+    made["report.html"] = page(title, sections, excerpts, drawings)
+    made["report.md"] = markdown(title, sections)
     return {
         # Text that is no Unicode, of file names, becomes visible escapes.
         name: content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
         for name, content in made.items()
     }
-
-
-def _cell(value: object) -> object:
-    """Ten digits: what is beyond them depends on the machine and its libraries."""
-    return f"{value:.10g}" if isinstance(value, float) and value == value else value
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:
@@ -124,12 +129,40 @@ def _svg(drawing: str) -> str:
 
 
 def _flac(sound: Sound) -> str:
-    """16 bits inside the document; beyond ±1 is clipped, NaN is silent."""
-    finite = np.nan_to_num(sound.samples, posinf=1.0, neginf=-1.0)
-    whole = np.round(32767 * np.clip(finite, -1.0, 1.0)).astype(np.int16)
+    """16 bits inside the document; beyond ±1 is clipped."""
+    whole = np.round(32767 * np.clip(sound.samples, -1.0, 1.0)).astype(np.int16)
     file = io.BytesIO()
     soundfile.write(file, whole, sound.sample_rate, format="FLAC", subtype="PCM_16")
     return f"data:audio/flac;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _spectrograms(excerpt: Excerpt) -> list[str]:
+    """A picture of each sound of an excerpt, in the order of the page, all in one range of dB."""
+    pairs = [sound for source in excerpt.sources for sound in (source.source, source.estimate)]
+    levels = [decibels(sound) for sound in (excerpt.mixture, *pairs)]
+    loudest = max(level.max() for level in levels)
+    pictures = []
+    for level in levels:
+        share = np.clip(1 + (level - loudest) / DECIBELS_SHOWN, 0, 1)
+        pixels = (255 * colormaps["magma"](share)[..., :3]).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=80)
+        pictures.append(f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}")
+    return pictures
+
+
+def decibels(sound: Sound) -> np.ndarray:
+    """Spectrogram [frequencies, times] in dB, the highest frequency first.
+
+    Hann windows of about 32 ms; a sine of amplitude 1 is at 0 dB.
+    """
+    size = 2 ** max(4, round(math.log2(0.032 * sound.sample_rate)))
+    hop = max(size // 4, -(-sound.samples.size // MAX_COLUMNS))
+    padded = np.pad(sound.samples, size // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+    window = np.hanning(size + 1)[:-1]
+    power = np.square(np.abs(np.fft.rfft(frames * window))) / np.square(window.sum() / 2)
+    return 10 * np.log10(power[:, :0:-1].T + 1e-12)
 
 
 def _escape_unless_markup(value: object) -> object:
@@ -146,3 +179,4 @@ _MARKDOWN = jinja2.Environment(finalize=_escape_unless_markup, **_OPTIONS)
 _MARKDOWN.filters["table"] = lambda cells: Markup(markdown_table(cells))
 _HTML = jinja2.Environment(autoescape=True, **_OPTIONS)
 _HTML.filters |= {"code": _code, "sha256": _sha256, "flac": _flac, "svg": _svg}
+_HTML.filters["spectrograms"] = _spectrograms

@@ -2,9 +2,9 @@
 
 A checkpoint is a folder
 
-    state/          the training state, whole arrays (orbax)
+    state/          the training state, whole arrays (orbax): any number of devices goes on from it
     progress.json   where the run stands
-    manifest.json   size and SHA-256 of each of these files
+    manifest.json   SHA-256 of each of these files
 
 that gets its name when it is complete. The manifest is checked before orbax reads anything.
 """
@@ -32,99 +32,83 @@ STATE, PROGRESS, MANIFEST = "state", "progress.json", "manifest.json"
 SPARE_BYTES = 1_000_000  # what a checkpoint takes beside its numbers, generously
 
 
-class Checkpoints:
-    """`folder/last/N` and `folder/best/N`, N counting saves. Of each kind the newest two are kept.
+def save(series: Path, state: TrainState, progress: dict[str, Any]) -> None:
+    """Write state and progress (JSON data) as the newest checkpoint of a series, series/1, 2, …
 
-    Arrays are saved whole, so that a run may go on with another number of devices.
+    The newest two are kept.
+
+    Raises:
+      RunError: it cannot be written, or holds a non-finite number. Those before are intact.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def save(self, kind: str, state: TrainState, progress: dict[str, Any]) -> None:
-        """Write state and progress (JSON data) as the newest checkpoint 'last' or 'best'.
-
-        Raises:
-          RunError: it cannot be written, or holds a non-finite number. Those before are intact.
-        """
-        place = self._folder / kind
-        numbers = sorted(_numbers(place))
-        number = max(numbers, default=0) + 1
-        write_checkpoint(place / str(number), state, progress)
-        keep = {str(number), *map(str, numbers[-1:])}
-        for entry in place.iterdir():  # older ones, and what a kill left unfinished
-            if entry.name not in keep and entry.suffix != ".damaged":
-                shutil.rmtree(entry, ignore_errors=True)
-
-    def restore(self, kind: str, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """State and progress of the newest intact checkpoint, or None if none was ever complete.
-
-        A damaged one is reported and set aside as N.damaged. like: a state of the same structure.
-
-        Raises:
-          RunError: all are damaged.
-        """
-        place, problems = self._folder / kind, []
-        for number in sorted(_numbers(place), reverse=True):
-            try:
-                state, progress = read_checkpoint(place / str(number), like)
-            except RunError as error:
-                problems.append((number, error))
-                continue
-            for damaged, problem in problems:
-                say(f"warning: {problem}; going on from the one before, {place / str(number)}")
-                aside = place / f"{damaged}.damaged"
-                shutil.rmtree(aside, ignore_errors=True)
-                os.replace(place / str(damaged), aside)
-            return state, progress
-        if problems:
-            raise RunError(
-                f"{'; '.join(str(problem) for _, problem in problems)}. "
-                f"None is left: a run without {self._folder} starts anew"
-            )
-        return None
+    newest = max(numbers(series), default=0)
+    write(series / str(newest + 1), state, progress)
+    for entry in series.iterdir():  # older ones, and what a kill left unfinished
+        kept = entry.name in (str(newest), str(newest + 1)) or entry.suffix == ".damaged"
+        if not kept:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
-def has_checkpoint(folder: Path, kind: str) -> bool:
-    """Whether folder holds a complete checkpoint of this kind."""
-    return bool(_numbers(folder / kind))
+def restore(series: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    """State and progress of the newest intact checkpoint, or None if none was ever complete.
+
+    A damaged one is reported and set aside as N.damaged. like: a state of the same structure.
+
+    Raises:
+      RunError: all are damaged.
+    """
+    damaged: dict[int, str] = {}
+    for number in sorted(numbers(series), reverse=True):
+        try:
+            restored = read(series / str(number), like)
+        except RunError as error:
+            damaged[number] = str(error)
+            continue
+        for other, problem in damaged.items():
+            say(f"warning: {problem}; going on from the one before, {series / str(number)}")
+            aside = series / f"{other}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(series / str(other), aside)
+        return restored
+    if damaged:
+        problems = "; ".join(damaged.values())
+        raise RunError(f"{problems}. None is left: a run without {series.parent} starts anew")
+    return None
 
 
-def write_checkpoint(folder: Path, state: TrainState, progress: dict[str, Any]) -> None:
+def numbers(series: Path) -> list[int]:
+    """The complete checkpoints of a series."""
+    entries = series.iterdir() if series.is_dir() else ()
+    return [int(entry.name) for entry in entries if entry.name.isdecimal()]
+
+
+def write(folder: Path, state: TrainState, progress: dict[str, Any]) -> None:
     """Write a checkpoint that becomes `folder`, which does not exist yet, or nothing.
 
     Raises:
       RunError: it cannot be written, or a number in the state is not finite.
     """
     tree = vars(jax.device_get(state))
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        # The memory of a weighting may hold the logarithm of 0.
-        allowed = ~np.isnan(leaf) if path[0].key == "weighting" else np.isfinite(leaf)
-        if not np.all(allowed):
-            raise RunError(
-                f"{folder}: not written, {jax.tree_util.keystr(path)} holds a non-finite number; "
-                "a smaller train.learning_rate may help, and the checkpoint before is intact"
-            )
     try:
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            # The memory of a weighting may hold the logarithm of 0.
+            if not np.all(~np.isnan(leaf) if path[0].key == "weighting" else np.isfinite(leaf)):
+                raise ValueError(f"{jax.tree_util.keystr(path)} holds a non-finite number")
         with atomic_folder(folder) as partial:
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + SPARE_BYTES
             disk = shutil.disk_usage(partial)
             if disk.total > 0 and disk.free < needed:  # orbax would print pages of tracebacks
-                raise OSError(
-                    f"it takes up to {needed / 1e6:.1f} MB, and {disk.free / 1e6:.1f} MB are free"
-                )
+                raise OSError(f"{disk.free / 1e6:.1f} MB are free, {needed / 1e6:.1f} MB needed")
             with _orbax() as checkpointer:
                 checkpointer.save(partial.absolute() / STATE, args=ocp.args.StandardSave(tree))
             (partial / PROGRESS).write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")
             (partial / MANIFEST).write_text(json.dumps(_checksums(partial), indent=1))
     except Exception as error:  # a full disk comes out of orbax as one of several errors
-        reason = " ".join(str(error).split())
         raise RunError(
-            f"{folder}: cannot be written ({reason:.300}); the checkpoint before is intact"
+            f"{folder}: cannot be written ({_line(error)}); the checkpoint before is intact"
         ) from error
 
 
-def read_checkpoint(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+def read(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """State and progress of a checkpoint.
 
     Args:
@@ -135,23 +119,18 @@ def read_checkpoint(folder: Path, like: TrainState) -> tuple[TrainState, dict[st
     """
     try:
         listed, present = read_json(folder / MANIFEST), _checksums(folder)
-        if listed != present:
-            names = sorted(listed.keys() | present.keys())
-            odd = next(name for name in names if listed.get(name) != present.get(name))
-            raise ValueError(f"{odd} is not what was written")
-        progress = read_json(folder / PROGRESS)
-    except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"{folder} is damaged ({error})") from error
-    abstract = jax.tree.map(np.empty_like, vars(like))
-    try:
+        if odd := sorted({name for name, _ in listed.items() ^ present.items()}):
+            raise ValueError(f"{odd[0]} is not what was written")
+        args = ocp.args.StandardRestore(jax.tree.map(np.empty_like, vars(like)))
         with _orbax() as checkpointer:
-            tree = checkpointer.restore(
-                folder.absolute() / STATE, args=ocp.args.StandardRestore(abstract)
-            )
-    except Exception as error:  # the files are intact, so they are another network's or version's
-        reason = " ".join(str(error).split())
-        raise RunError(f"{folder} does not fit this run ({reason:.300})") from error
-    return TrainState(**tree), progress
+            tree = checkpointer.restore(folder.absolute() / STATE, args=args)
+        return TrainState(**tree), read_json(folder / PROGRESS)
+    except Exception as error:  # orbax raises many kinds for the state of another network
+        raise RunError(f"{folder} cannot be used ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _orbax() -> ocp.Checkpointer:
@@ -163,20 +142,10 @@ def _orbax() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def _numbers(place: Path) -> list[int]:
-    if not place.is_dir():
-        return []
-    return [int(entry.name) for entry in place.iterdir() if entry.name.isdecimal()]
-
-
-def _checksums(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file but the manifest, by its path below folder."""
-    checksums = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir() or name == MANIFEST:
-            continue
-        with open(path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        checksums[name] = {"bytes": path.stat().st_size, "sha256": digest}
-    return checksums
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file but the manifest, by its path below folder."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path != folder / MANIFEST
+    }

@@ -7,21 +7,17 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import jaxsep
 from jaxsep.config.schema import Config
 from jaxsep.console import say
 from jaxsep.errors import ConfigError, DataError, Interrupted, ModelError, RunError
-from jaxsep.evaluation.tables import distribution_table
+from jaxsep.evaluation.tables import distribution_table, write_csv
 from jaxsep.inference.bundle import load_bundle
-from jaxsep.training import replay
-from jaxsep.training.build import Components, build, build_pipeline, params_to_start_from
-from jaxsep.training.checkpoint import has_checkpoint
+from jaxsep.training import checkpoint, replay
+from jaxsep.training.build import build, build_pipeline, params_to_start_from
 from jaxsep.training.devices import Devices
-from jaxsep.training.input_pipeline import InputPipeline
 from jaxsep.training.loop import Trainer, make_score
-from jaxsep.training.results import conclude, describe, finished, report, write_rows, write_summary
+from jaxsep.training.results import conclude, describe, finished, report, write_summary
 from jaxsep.training.signals import Stop
 from jaxsep.training.workdir import claim, own_config
 
@@ -43,71 +39,49 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     components = devices.in_turn(lambda: build(config, devices=devices.count))
     with ExitStack() as held:
 
-        def claim_folder() -> tuple[Any, dict[str, Any] | None]:
-            return begin(components, workdir, held) if devices.first else (None, None)
+        def begin() -> tuple[Any, dict[str, Any] | None]:
+            """Parameters to start from, and the summary of a finished run, by the main process."""
+            if not devices.is_main:
+                return None, None
+            saved = checkpoint.numbers(workdir / "checkpoints" / "last")
+            params = None if saved else params_to_start_from(components)
+            claim(workdir, components, held)
+            return params, finished(workdir, config)
 
-        params, summary = devices.in_turn(claim_folder)
-        summary = devices.tell(summary)
+        params, summary = devices.in_turn(begin)
+        summary = devices.broadcast(summary)
         if summary is None:
-            summary = fit_and_conclude(components, workdir, devices, params)
-    if devices.first:
+            chosen, kind = config.weighting, components.pipeline.kind
+            classes = f"{len(components.pipeline.table.names)} classes"
+            weighting = f"{chosen.name} weighting per {chosen.granularity}"
+            held.enter_context(writing(workdir))
+            trainer = held.enter_context(closing(Trainer(components, workdir, devices, params)))
+            trainer.say(f"{workdir}: {weighting}; {classes}, {kind}")
+            try:
+                trainer.fit()
+                summary = conclude(trainer)
+            except Interrupted as signal:
+                trainer.save()
+                step = int(trainer.state.step)
+                trainer.say(f"{signal}: saved at step {step}; the same command goes on from here")
+                raise
+    if devices.is_main:
         print(report(summary, workdir))
     return summary
-
-
-def begin(
-    components: Components, workdir: Path, held: ExitStack
-) -> tuple[Any, dict[str, Any] | None]:
-    """Claim the folder for as long as `held` is open.
-
-    Returns:
-      The parameters to start from, None for fresh or saved ones; and the summary of a finished run.
-    """
-    saved = has_checkpoint(workdir / "checkpoints", "last")
-    params = None if saved else params_to_start_from(components)
-    claim(workdir, components, held)
-    summary = finished(workdir, components.config)
-    if summary is None:
-        announce(components, workdir)
-    return params, summary
-
-
-def announce(components: Components, workdir: Path) -> None:
-    """Say in a line or two what is about to happen."""
-    config, corpora = components.config, components.pipeline.table.corpora
-    classes = ", ".join(f"{corpora.count(name)} {name} classes" for name in sorted(set(corpora)))
-    mixtures = "premixed" if config.data.premixed_root else " + ".join(config.data.slots)
-    weighting = f"{config.weighting.name} weighting per {config.weighting.granularity}"
-    say(f"{workdir}: {weighting}; mixtures: {mixtures}; {classes}")
-    if components.pipeline.synthetic:
-        say("the sound is synthetic: no figure of this run says anything about recordings")
-
-
-def fit_and_conclude(
-    components: Components, workdir: Path, devices: Devices, params: Any
-) -> dict[str, Any]:
-    """The run from where it stands to its end. Returns what summary.json holds."""
-    with writing(workdir), closing(Trainer(components, workdir, devices, params)) as trainer:
-        try:
-            trainer.fit()
-            return conclude(trainer)
-        except Interrupted as interruption:
-            step = int(trainer.state.step)
-            trainer.say(f"{interruption}: saved at step {step}; the same command goes on from here")
-            raise
 
 
 @contextmanager
 def writing(workdir: Path) -> Iterator[None]:
     """Turn errors into a RunError: all data are open by now, so what fails inside is writing."""
-    intact = "what was saved before is intact, and the same command goes on from there"
     try:
         yield
-    except OSError as error:
-        path, reason = error.filename or workdir, error.strerror or error
-        raise RunError(f"{path}: {reason}; {intact}") from error
-    except (DataError, ModelError) as error:
-        raise RunError(f"{error}; {intact}") from error
+    except (OSError, DataError, ModelError) as error:
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = f"{error.filename or workdir}: {error.strerror or error}"
+        raise RunError(
+            f"{reason}; what was saved before is intact, and the same command goes on from there"
+        ) from error
 
 
 def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
@@ -135,20 +109,20 @@ def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
             f"the model's is {description['sample_rate']}"
         )
     pipeline = build_pipeline(config, ("test",))
-    if not pipeline.scored_classes("test"):
-        raise ConfigError(
-            "no mixture of test has two sources that sound, and SI-SDR improvement needs them"
-        )
     with closing(Stop(devices)) as stop:
         score = make_score(config, pipeline, module, devices, stop)
         try:
-            rows, summaries = score(devices.copy(params), "test")
-        except Interrupted as interruption:
-            say(f"{interruption}: stopped, nothing written")
+            rows, summaries = score(devices.replicate(params), "test")
+        except Interrupted as signal:
+            say(f"{signal}: stopped, nothing written")
             raise
-    if not devices.first:
+    if not devices.is_main:
         return {}
-    folder = workdir / "evaluation" / f"on-{fingerprint(pipeline)}"
+    # The folder's name is that of the test mixtures: of their recordings and recipes.
+    recipes = [array.tobytes().hex() for array in pipeline.recipes["test"].values()]
+    words = "\n".join([*pipeline.pools["test"].fingerprints, *recipes])
+    fingerprint = hashlib.sha256(words.encode()).hexdigest()[:12]
+    folder = workdir / "evaluation" / f"on-{fingerprint}"
     summary = {
         "jaxsep": jaxsep.__version__,
         "data": {"kind": pipeline.kind, **config.data.model_dump()},
@@ -156,7 +130,7 @@ def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
     }
     with writing(workdir):
         pipeline.save_recipes(folder / "recipes")
-        write_rows(folder / "test.csv", rows, pipeline)
+        write_csv(folder / "test.csv", rows, pipeline.table, pipeline.kind)
         write_summary(folder, summary)
     print(
         f"\nTest set of {pipeline.kind}\n{distribution_table(summaries)}\n"
@@ -165,15 +139,8 @@ def evaluate_run(overrides: Sequence[str], workdir: Path) -> dict[str, Any]:
     return summary
 
 
-def fingerprint(pipeline: InputPipeline) -> str:
-    """A name for the test mixtures: of their recordings and recipes."""
-    recipes = [array.tobytes().hex() for array in pipeline.recipes["test"].values()]
-    words = "\n".join([*pipeline.pools["test"].fingerprints, *recipes])
-    return hashlib.sha256(words.encode()).hexdigest()[:12]
-
-
 def replay_run(overrides: Sequence[str], workdir: Path) -> None:
-    """Take the kept skipped steps of a run again, and print which mixtures are not finite.
+    """Examine the mixtures of the kept skipped steps of a run, and print which are not finite.
 
     Args:
       overrides: see `jaxsep.training.workdir.own_config`; the recordings must be the run's.
@@ -183,11 +150,10 @@ def replay_run(overrides: Sequence[str], workdir: Path) -> None:
       ConfigError, DataError: something does not fit, such as recordings that are not the run's.
       RunError: what was kept of a step is damaged.
     """
-    devices = Devices()
-    if jax.process_count() > 1:
-        raise ConfigError(f"--mode replay takes one process, there are {jax.process_count()}")
     config = own_config(workdir, overrides, "replay")
     if not (workdir / replay.FOLDER).is_dir():
         print(f"{workdir}: no step was skipped: there is nothing to replay")
         return
-    replay.replay(build(config, devices=devices.count), workdir, devices)
+    components = build(config)
+    components.pipeline.check_recipes(workdir / "recipes")
+    replay.replay(components, workdir)

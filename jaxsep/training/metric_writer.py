@@ -1,16 +1,19 @@
 """What can be read of a run while it goes on: metrics.jsonl and TensorBoard curves."""
 
-import importlib
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from jaxsep.console import say
 from jaxsep.files import atomic_file
+
+try:
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.summary import scalar
+except ImportError:  # of the extra `report`
+    EventsWriter = None
 
 
 class MetricWriter:
@@ -19,6 +22,9 @@ class MetricWriter:
     A record is one line of JSON: {"kind": "train" | "val" | "test" | "skipped", "data": …,
     "step": …, "epoch": …, NAME: number, …}. When a run goes on from a checkpoint, records of what
     came after the checkpoint are removed first.
+
+    The event file of TensorBoard is written directly: tensorboardX's SummaryWriter has a thread
+    that a full disk ends, and then the run would wait for it forever.
 
     Args:
       workdir: the run's folder.
@@ -31,119 +37,50 @@ class MetricWriter:
         _cut(path, step, epoch)
         self._data = data
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed in close()
-        self._curves: _Curves | None = None
-        try:
-            self._curves = _Curves(workdir / "tensorboard", step)
-        except ImportError:
+        self._events: Any = None
+        if EventsWriter is None:
             say(
                 "no TensorBoard curves: pip install 'jaxsep[report]' brings them; "
                 "metrics.jsonl has all numbers"
             )
+            return
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        # The suffix gives two runs within one second two files.
+        self._events = EventsWriter(str(workdir / "tensorboard/events"), f".{time.time_ns()}")
+        # Tells TensorBoard to drop what an earlier process wrote from this step on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write_event(step + 1, session_log=start)
 
     def record(self, kind: str, *, step: int, epoch: int, **values: Any) -> None:
         """Write one record."""
         line = {"kind": kind, "data": self._data, "step": step, "epoch": epoch, **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if self._curves is not None and kind != "skipped":
-            self._curves.add({f"{kind}/{name}": number for name, number in values.items()}, step)
+        if self._events is not None and kind != "skipped":
+            for name, number in values.items():
+                self._write_event(step, summary=scalar(f"{kind}/{name}", number))
+            self._events.flush()
+
+    def _write_event(self, step: int, **content: Any) -> None:
+        self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
         """Close both files."""
         self._file.close()
-        if self._curves is not None:
-            self._curves.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _cut(path: Path, step: int, epoch: int) -> None:
     """Remove the records of what came after a checkpoint, and a line that a kill cut short."""
-    if not path.exists():
-        return
     kept = []
-    for line in path.read_bytes().splitlines():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
             within_epoch = record["kind"] in ("train", "skipped")
             if record["step"] <= step and (within_epoch or record["epoch"] < epoch):
                 kept.append(line + b"\n")
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             continue
     with atomic_file(path) as stream:
         stream.write(b"".join(kept))
-
-
-class _Curves:
-    """TensorBoard's event file, written by the thread that calls.
-
-    tensorboardX's SummaryWriter has a thread of its own. A full disk ends that thread, and then the
-    run would wait for it forever.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        files, self._summary, self._protocol = (
-            importlib.import_module(f"tensorboardX.{name}")
-            for name in ("event_file_writer", "summary", "proto.event_pb2")
-        )
-        folder.mkdir(exist_ok=True)
-        # The suffix gives two runs within one second two files.
-        self._file = files.EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-        # Tells TensorBoard to drop what an earlier process wrote from this step on.
-        start = self._protocol.SessionLog(status=self._protocol.SessionLog.START)
-        self._write(step + 1, session_log=start)
-
-    def add(self, numbers: dict[str, float], step: int) -> None:
-        for name, number in numbers.items():
-            self._write(step, summary=self._summary.scalar(name, number))
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, step: int, **content: Any) -> None:
-        self._file.write_event(self._protocol.Event(wall_time=time.time(), step=step, **content))
-
-
-class Window:
-    """The metrics of the steps since the last record.
-
-    They stay on the device until `means` or `pending` fetches all of them at once. The metrics of a
-    skipped step are not finite: of it, only that it was skipped counts.
-    """
-
-    def __init__(self, pending: list[dict[str, float]] | None = None) -> None:
-        self._steps: list[dict[str, Any]] = list(pending or [])
-        self._start = time.monotonic()
-        self._waited = 0.0
-        self._examples = 0
-
-    def add(self, metrics: dict[str, jax.Array], *, examples: int, waited: float) -> None:
-        """Add a step: its metrics, its examples, and the seconds that the host waited for them."""
-        self._steps.append(metrics)
-        self._examples += examples
-        self._waited += waited
-
-    def pending(self) -> list[dict[str, float]]:
-        """JSON data for a checkpoint, which `Window(pending)` takes back."""
-        steps = [
-            {name: float(value) for name, value in metrics.items()}
-            for metrics in jax.device_get(self._steps)
-        ]
-        return [{"skipped": 1.0} if step["skipped"] else step for step in steps]
-
-    def means(self) -> dict[str, float]:
-        """The means over the steps that were not skipped; {} if all were.
-
-        skipped is the number of skipped steps, examples_per_s their rate, and wait_share the share
-        of the time in which the host waited for data.
-        """
-        steps = self.pending()
-        taken = [step for step in steps if not step["skipped"]]
-        if not taken:
-            return {}
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        means = {name: float(np.mean([step[name] for step in taken])) for name in taken[0]}
-        return means | {
-            "skipped": len(steps) - len(taken),
-            "examples_per_s": self._examples / seconds,
-            "wait_share": self._waited / seconds,
-        }

@@ -17,8 +17,6 @@ from jaxsep.evaluation.statistics import average, metric, summarise_alone
 from jaxsep.evaluation.tables import distribution_table, write_csv
 from jaxsep.files import atomic_file, read_json
 from jaxsep.inference.bundle import save_bundle
-from jaxsep.training.build import Components
-from jaxsep.training.input_pipeline import InputPipeline
 from jaxsep.training.loop import Trainer
 
 
@@ -29,21 +27,35 @@ def conclude(trainer: Trainer) -> dict[str, Any]:
       What summary.json holds; {} in all processes but the main one, which writes.
     """
     components, workdir, progress = trainer.components, trainer.workdir, trainer.progress
-    config, pipeline = components.config, components.pipeline
+    config, pipeline, table = components.config, components.pipeline, components.pipeline.table
     best, best_epoch, value = trainer.best()
     val, val_summaries = trainer.score(best, "val")
     test, test_summaries = trainer.score(best, "test")
     last = progress.tests.get(str(progress.epoch - 1))
     last = last or trainer.score(trainer.state.eval_params, "test")[1]
-    if not trainer.devices.first:
+    if not trainer.devices.is_main:
         return {}
+    params, apply_fn = jax.device_get(best), jax.jit(components.module.apply)
+    lengths = pipeline.padded_lengths("test")
+
+    def separate(index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        batch = pipeline.render("test", np.array([index]), int(lengths[index]))
+        estimates = apply_fn({"params": params}, batch["mixture"])
+        return {name: array[0] for name, array in batch.items()}, np.asarray(estimates)[0]
+
+    folder = workdir / "evaluation"
+    write_csv(folder / "val.csv", val, table, pipeline.kind)
+    write_csv(folder / "test.csv", test, table, pipeline.kind)
+    write_excerpts(folder / "audio", test, separate, table.names, config.data.sample_rate)
+    training = {
+        "epochs": progress.epoch,
+        "steps": int(trainer.state.step),
+        "seconds": round(progress.seconds, 1),
+        "skipped": progress.skipped,
+        "parameters": models.count_params(params),
+    }
     if value is None:
         value = metric(val_summaries, config.train.best_metric)
-    params = jax.device_get(best)
-    folder = workdir / "evaluation"
-    write_rows(folder / "val.csv", val, pipeline)
-    write_rows(folder / "test.csv", test, pipeline)
-    _write_excerpts(folder / "audio", components, params, test)
     summary = {
         "jaxsep": jaxsep.__version__,
         "weighting": config.weighting.name,
@@ -53,20 +65,17 @@ def conclude(trainer: Trainer) -> dict[str, Any]:
             "kind": pipeline.kind,
             "fingerprints": list(pipeline.pools["test"].fingerprints),
         },
-        "training": {
-            "epochs": progress.epoch,
-            "steps": int(trainer.state.step),
-            "seconds": round(progress.seconds, 1),
-            "skipped": progress.skipped,
-            "parameters": models.count_params(params),
-        },
+        "training": training,
         "best": {"epoch": best_epoch + 1, "metric": config.train.best_metric, "value": value},
         "val": describe(val, val_summaries),
         "test": describe(test, test_summaries),
         "test_last": {"si_sdri": last},
     }
-    if recent := trainer.recent_tests():
-        summary["test_last_epochs"] = {"si_sdri": average(recent)}
+    first = max(0, progress.epoch - config.evaluation.last_epochs)
+    epochs = [str(epoch) for epoch in range(first, progress.epoch)]
+    if epochs and progress.tests.keys() >= {*epochs}:  # not where patience came before them
+        tests = [progress.tests[epoch] for epoch in epochs]
+        summary["test_last_epochs"] = {"si_sdri": average(tests)}
     save_bundle(
         workdir / "model",
         params,
@@ -74,20 +83,14 @@ def conclude(trainer: Trainer) -> dict[str, Any]:
         fields=components.model_fields,
         sample_rate=config.data.sample_rate,
         about={
-            "classes": list(pipeline.table.names),
+            "classes": list(table.names),
             "data": pipeline.kind,
             "weighting": config.weighting.model_dump(),
-            "training": summary["training"],
+            "training": training,
         },
     )
     write_summary(workdir, summary)
     return summary
-
-
-def write_rows(path: Path, rows: Rows, pipeline: InputPipeline) -> None:
-    """Write one line of CSV for each source that was scored."""
-    table = pipeline.table
-    write_csv(path, rows, table.names, table.groups, table.corpora, data=pipeline.kind)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -100,18 +103,6 @@ def describe(rows: Rows, summaries: dict[str, Any]) -> dict[str, Any]:
     """What summary.json says of a split; sources that are alone in their mixture stand apart."""
     alone = {"si_sdr_alone": summarise_alone(rows)} if np.any(rows["num_active"] == 1) else {}
     return {"si_sdri": summaries, **alone}
-
-
-def _write_excerpts(folder: Path, components: Components, params: Any, rows: Rows) -> None:
-    pipeline, apply_fn = components.pipeline, jax.jit(components.module.apply)
-    lengths = pipeline.padded_lengths("test")
-
-    def separate(index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        batch = pipeline.render("test", np.array([index]), int(lengths[index]))
-        estimates = apply_fn({"params": params}, batch["mixture"])
-        return {name: array[0] for name, array in batch.items()}, np.asarray(estimates)[0]
-
-    write_excerpts(folder, rows, separate, pipeline.table.names, pipeline.sample_rate)
 
 
 def finished(workdir: Path, config: Config) -> dict[str, Any] | None:
@@ -127,7 +118,7 @@ def finished(workdir: Path, config: Config) -> dict[str, Any] | None:
         summary = read_json(path)
         report(summary, workdir).encode()  # will be printed
         return summary if summary["num_epochs"] == config.train.num_epochs else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+    except Exception as error:  # whatever a value that is missing or odd leads to
         raise ConfigError(
             f"--workdir {workdir}: summary.json is damaged ({error!r:.200}); "
             "remove it, and the same command writes it again"
@@ -138,21 +129,14 @@ def report(summary: dict[str, Any], workdir: Path) -> str:
     """The table that a run ends with."""
     best, training, test = summary["best"], summary["training"], summary["test"]
     label = "  [synthetic sound]" if summary["data"]["kind"] == "synthetic" else ""
-    last = summary["test_last"]["si_sdri"]["combined"]["mean"]
-    lines = [
-        f"\nTest set, best epoch ({best['epoch']} of {training['epochs']}, "
-        f"by {best['metric']}){label}",
-        distribution_table(test["si_sdri"]),
-    ]
-    if alone := test.get("si_sdr_alone"):
-        lines.append(
-            f"alone in their mixture: SI-SDR mean {alone['mean']:.2f} dB over {alone['n']} sources"
-        )
-    minutes = training["seconds"] / 60
-    lines += [
-        f"last epoch: combined mean {last:.2f} dB"
-        f"   training: {training['steps']} steps, {minutes:.1f} min",
-        f"results: {workdir}/summary.json, evaluation/test.csv (one row per source), "
-        "evaluation/audio (to listen), model/",
-    ]
-    return "\n".join(lines)
+    alone = ""
+    if scores := test.get("si_sdr_alone"):
+        mean, count = scores["mean"], scores["n"]
+        alone = f"alone in their mixture: SI-SDR mean {mean:.2f} dB over {count} sources\n"
+    return f"""
+Test set, best epoch ({best["epoch"]} of {training["epochs"]}, by {best["metric"]}){label}
+{distribution_table(test["si_sdri"])}
+{alone}last epoch: combined mean {summary["test_last"]["si_sdri"]["combined"]["mean"]:.2f} dB\
+   training: {training["steps"]} steps, {training["seconds"] / 60:.1f} min
+results: {workdir}/summary.json, evaluation/test.csv (one row per source), \
+evaluation/audio (to listen), model/"""

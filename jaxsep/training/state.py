@@ -8,14 +8,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxsep.objective.pmf import Weighting, as_weighting
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes: a pytree.
+    """What a training step changes, as a pytree.
 
-    step: int32 scalar, steps taken. params: the network's parameters. opt_state: optax's. ema: exponential moving average of
-    params, None where there is none. weighting: the state of a weighting with memory, () for others.
+    Attributes:
+      step: int32 scalar, the number of steps taken.
+      params: the network's parameters.
+      opt_state: optax's.
+      ema: exponential moving average of params, None where there is none.
+      weighting: the state of the weighting, without leaves where it has no memory.
     """
 
     step: jax.Array
@@ -31,18 +37,21 @@ class TrainState:
 
 
 def create_state(
-    params: Any, tx: optax.GradientTransformation, *, weighting: Any = None, ema: bool = False
+    params: Any,
+    tx: optax.GradientTransformation,
+    *,
+    weighting: Weighting | Callable[..., jax.Array] | None = None,
+    ema: bool = False,
 ) -> TrainState:
-    """A fresh state at step 0. `weighting.init()` gives the memory of a weighting that has one."""
-    params = jax.tree.map(
-        jnp.array, params
-    )  # copies: the step donates them, and the moving average must not share them
+    """A fresh state at step 0; a weighting with memory has to be named, others may be."""
+    # Copies: the step donates them, and the moving average must not share them.
+    params = jax.tree.map(jnp.array, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=tx.init(params),
         ema=jax.tree.map(jnp.array, params) if ema else None,
-        weighting=weighting.init() if hasattr(weighting, "init") else (),
+        weighting=() if weighting is None else as_weighting(weighting).init(),
     )
 
 
@@ -58,8 +67,10 @@ def make_schedule(
 ) -> optax.Schedule:
     """Learning rate over steps.
 
-    'constant'; 'step': divided by `divisor` after every `every` epochs, as the authors' code does; 'cosine': linear warm-up
-    over `warmup` epochs from 0, then a cosine to 0 at the end of `num_epochs`.
+    Args:
+      name: 'constant'; 'step': divided by `divisor` after every `every` epochs, as the authors'
+        code does; 'cosine': linear warm-up from 0 over `warmup` epochs, then a cosine that ends at
+        0 after `num_epochs`.
 
     Raises:
       ValueError: another name.
@@ -81,14 +92,16 @@ def make_schedule(
 def make_optimizer(
     schedule: optax.Schedule | float, *, clip_norm: float, frozen: Sequence[tuple[str, ...]] = ()
 ) -> optax.GradientTransformation:
-    """Adam (β₁ 0.9, β₂ 0.999, ε 1e-8) after clipping the gradient's global norm to clip_norm (0: no clipping).
+    """Adam (β₁ 0.9, β₂ 0.999, ε 1e-8) after clipping the gradient's global norm.
 
-    Both see all parameters as one vector: one loop in place of one for each array, to compile and to run.
+    Both see all parameters as one flat vector, which saves time on a CPU: there is one loop to
+    compile and to run, instead of one for each array.
 
     Args:
       schedule: learning rate, or step -> learning rate.
-      clip_norm: largest global norm of the gradient that Adam sees.
-      frozen: paths of parameters that are not trained, e.g. (('decoder', 'bias'),); their gradient counts for nothing.
+      clip_norm: largest global norm of the gradient that Adam sees; 0: no clipping.
+      frozen: paths of parameters that are not trained, such as (('decoder', 'bias'),). Their
+        gradient does not count in the norm.
     """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm > 0 else optax.identity()
     return optax.chain(_zero_frozen(frozen), optax.flatten(optax.chain(clip, optax.adam(schedule))))

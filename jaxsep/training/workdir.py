@@ -3,8 +3,8 @@
 import fcntl
 import os
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from jaxsep import models
@@ -16,6 +16,11 @@ from jaxsep.files import atomic_file, read_text
 from jaxsep.training.build import Components
 
 LOCK = "lock"
+# The fields that may change, by mode: another test set, or where the run's own recordings are now.
+OTHER_DATA: dict[str, tuple[str, ...]] = {
+    "evaluate": ("data.",),
+    "replay": ("data.speech_root", "data.environment_root", "data.premixed_root"),
+}
 
 
 def claim(workdir: Path, components: Components, held: ExitStack) -> None:
@@ -27,8 +32,7 @@ def claim(workdir: Path, components: Components, held: ExitStack) -> None:
     """
     saved = workdir / "config.json"
     if saved.exists():
-        different = settings.differences(read_config(workdir), components.config)
-        if different:
+        if different := settings.differences(read_config(workdir), components.config):
             raise ConfigError(
                 f"--workdir {workdir} holds another run: {'; '.join(different)}; use another folder"
             )
@@ -42,7 +46,7 @@ def claim(workdir: Path, components: Components, held: ExitStack) -> None:
     components.pipeline.check_recipes(workdir / "recipes")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        held.enter_context(_locked(workdir))
+        _lock(workdir, held)
         with atomic_file(saved, "w") as stream:
             stream.write(settings.to_json(components.config))
         components.pipeline.save_recipes(workdir / "recipes")
@@ -50,25 +54,23 @@ def claim(workdir: Path, components: Components, held: ExitStack) -> None:
         raise ConfigError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
 
 
-@contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
+def _lock(workdir: Path, held: ExitStack) -> None:
     """Keep other runs out. The system releases the lock when the process ends, however it ends."""
-    with open(workdir / LOCK, "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            owner = lock.read(200).strip()
-            raise ConfigError(
-                f"--workdir {workdir}: another run is at work there ({owner}); "
-                "wait for it, or use another folder"
-            ) from error
-        except OSError as error:  # a network disk without locks
-            say(f"warning: {workdir} cannot be locked ({error.strerror}): keep other runs out")
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}\n")
-        lock.flush()
-        yield
+    # Without a buffer: on a full disk its rest would be written, and fail, once more on closing.
+    lock = held.enter_context((workdir / LOCK).open("ab+", buffering=0))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        owner = lock.read(200).decode(errors="replace").strip()
+        raise ConfigError(
+            f"--workdir {workdir}: another run is at work there ({owner}); "
+            "wait for it, or use another folder"
+        ) from error
+    except OSError as error:  # a network disk without locks
+        say(f"warning: {workdir} cannot be locked ({error.strerror}): keep other runs out")
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}\n".encode())
 
 
 def read_config(workdir: Path) -> Config:
@@ -81,7 +83,7 @@ def read_config(workdir: Path) -> Config:
         return settings.from_json(read_text(workdir / "config.json"))
     except ConfigError as error:
         raise ConfigError(f"--workdir {workdir}: config.json: {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"--workdir {workdir}: config.json cannot be read ({error}); use a run's folder"
         ) from error
@@ -93,21 +95,18 @@ def own_config(workdir: Path, overrides: Sequence[str], mode: str) -> Config:
     Args:
       overrides: '--config.field=value'. '--config.model.family=package.module:Class' allows to
         run the code of a network outside jaxsep: that a file names it is not enough.
-      mode: for the messages.
+      mode: 'evaluate' or 'replay'.
 
     Raises:
       ConfigError: more than that is changed, or the network is not allowed.
     """
-    config = settings.override(read_config(workdir), overrides)
-    changed = [
-        name
-        for name in settings.differences(read_config(workdir), config)
-        if not name.startswith("data.")
-    ]
-    if changed:
-        raise ConfigError(
-            f"--mode {mode} takes only other data and evaluation.batch_size, not {changed[0]}"
-        )
+    saved = read_config(workdir)
+    config = settings.override(saved, overrides)
+    for change in settings.differences(saved, config):
+        if not change.startswith(OTHER_DATA[mode]):
+            raise ConfigError(
+                f"--mode {mode} takes only other data and evaluation.batch_size, not {change}"
+            )
     family = config.model.family
     trusted = any(override.startswith("--config.model.family=") for override in overrides)
     if family not in models.FAMILIES and not trusted:

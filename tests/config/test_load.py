@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsep.config.load import differences, from_json, load, override, to_json, toy_notice
+from jaxsep.config.load import differences, from_json, load, override, to_json
 from jaxsep.config.names import gamma_problems, gamma_vector
+from jaxsep.data.packs.format import ClassTable
 from jaxsep.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,10 +47,12 @@ def test_overrides_keep_types_and_gamma_takes_new_names():
             "--config.data.synthetic=False",
             "--config.data.slots=('speech','speech:0.5,environment:0.5')",
             "--config.weighting.gamma.dog=-1",
+            "--config.loss.improvement=false",
         ],
     )
     assert (config.train.num_epochs, config.data.synthetic) == (3, False)
     assert repr(config.train.learning_rate) == "1.0"
+    assert config.loss.improvement is False
     assert config.data.slots == ("speech", "speech:0.5,environment:0.5")
     assert config.weighting.gamma == {"speech": 3.0, "environment": 0.0, "dog": -1.0}
     assert override(config, ["--config.seed=5"]).seed == 5
@@ -59,36 +62,26 @@ def test_overrides_keep_types_and_gamma_takes_new_names():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def get_config():\n    return None", "gives a NoneType, it must give a ConfigDict"),
-        ("def get_config():\n    return {'seed': 1}", "gives a dict, it must give a ConfigDict"),
+        ("def get_config():\n    return None", "'NoneType' object has no attribute 'to_dict'"),
         ("import sys\nsys.exit(3)", "SystemExit: 3"),
-        ("get_config = 3", "TypeError: 'int' object is not callable"),
         ("raise MemoryError", "MemoryError"),
-        ("\0", "SyntaxError: source code string cannot contain null bytes"),
-        ("", "no attribute 'get_config'"),
+        ("get_config = ", "SyntaxError: "),
+        ("", "KeyError: 'get_config'"),
+        (None, "No such file or directory"),
     ],
 )
 def test_config_files_that_give_no_configuration(tmp_path, text, message):
-    (tmp_path / "mine.py").write_text(text)
-    with pytest.raises(ConfigError, match=r"mine\.py: ") as raised:
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=r"^--config: .*mine\.py: ") as raised:
         load(str(tmp_path / "mine.py"))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("x" * 5000, "is no file"),
-        (str(CONFIGS), "is no file"),
-        (f"{ROOT}/README.md", "is not a Python file"),
-        ("configs/nothing.py", "is no file"),
-        (f"{CONFIGS}/robust.py:huge", "'huge' is not known, it must be one of demo, cpu"),
-    ],
-)
-def test_config_files_that_are_not_there(spec, message):
-    with pytest.raises(ConfigError, match=message):
-        load(spec)
+def test_a_scale_that_is_not_known_is_named():
+    with pytest.raises(ConfigError, match="'huge' is not known, it must be one of demo, cpu"):
+        load(f"{CONFIGS}/robust.py:huge")
 
 
 def test_arguments_that_are_no_field_are_refused():
@@ -96,9 +89,9 @@ def test_arguments_that_are_no_field_are_refused():
         load(f"{CONFIGS}/robust.py", ["--worker=3"])
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "3", "[" * 100000, '{"seed": '])
+@pytest.mark.parametrize("text", ["", "[1, 2]", "3", '{"seed": '])
 def test_text_that_is_no_configuration(text):
-    with pytest.raises(ValueError, match=r"Expecting|it holds|nested"):
+    with pytest.raises(ValueError, match=r"Expecting|it holds"):
         from_json(text)
 
 
@@ -114,24 +107,20 @@ def test_only_named_fields_may_change_in_a_run():
     ]
 
 
-def test_a_toy_run_says_so_and_names_the_command_for_recordings():
-    spec = f"{CONFIGS}/class_bias.py:demo"
-    command = "class_bias.py:cpu --config.data.speech_root=DIR --config.data.environment_root=DIR"
-    assert toy_notice(spec, load(spec)).endswith(command)
-    assert toy_notice(spec, load(f"{CONFIGS}/class_bias.py:cpu")) == ""
-
-
 def test_the_most_specific_name_in_gamma_wins():
-    names, groups = ("dog", "rain", "anna"), ("animals", "nature", "speech")
-    table = (names, groups, ("environment", "environment", "speech"))
+    table = ClassTable(
+        names=("dog", "rain", "anna"),
+        groups=("animals", "nature", "speech"),
+        corpora=("environment", "environment", "speech"),
+    )
     gamma = {"environment": 1.0, "animals": 2.0, "dog": 3.0}
-    np.testing.assert_array_equal(gamma_vector(gamma, *table), [3.0, 1.0, 0.0])
+    np.testing.assert_array_equal(gamma_vector(gamma, table), [3.0, 1.0, 0.0])
     del gamma["dog"]
-    np.testing.assert_array_equal(gamma_vector(gamma, *table), [2.0, 1.0, 0.0])
-    with pytest.raises(ConfigError, match=r"weighting\.gamma\.dgo: .* did you mean dog\?"):
-        gamma_vector({"dgo": 1.0}, *table)
-    wrong = {"dgo": 1.0, "rian": 2.0, "dog": 1.0, "cow": 0.0}
-    assert len(gamma_problems(wrong, *table)) == 2
+    np.testing.assert_array_equal(gamma_vector(gamma, table), [2.0, 1.0, 0.0])
+    near, far = gamma_problems({"dgo": 1.0, "bus": 2.0, "dog": 1.0, "cow": 0.0}, table)
+    assert near.startswith("weighting.gamma.dgo: ")
+    assert near.endswith("; did you mean dog?")
+    assert far.endswith("; its corpora are environment, speech")
 
 
 def test_the_config_that_the_readme_shows_is_legal(tmp_path):

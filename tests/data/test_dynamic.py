@@ -7,9 +7,10 @@ import pytest
 from trees import RATE, noise, write, write_tree
 
 from jaxsep.data.mixtures.dynamic import draw, render
-from jaxsep.data.mixtures.recipes import TYPES, load_recipes, save_recipes
+from jaxsep.data.mixtures.recipes import load_recipes, save_recipes
 from jaxsep.data.mixtures.sampler import make_pool
-from jaxsep.data.packs.corpus import class_table, prepare
+from jaxsep.data.packs.format import class_table
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError
 
 
@@ -17,10 +18,8 @@ from jaxsep.errors import DataError
 def corpora(tmp_path_factory, recordings_dir):
     cache = tmp_path_factory.mktemp("packed")
     return {
-        "environment": prepare(
-            recordings_dir / "ESC-50", "environment", RATE, cache, progress=False
-        ),
-        "speech": prepare(recordings_dir / "speech", "speech", RATE, cache, progress=False),
+        name: prepare(recordings_dir / folder, name, RATE, cache)
+        for name, folder in (("environment", "ESC-50"), ("speech", "speech"))
     }
 
 
@@ -41,7 +40,7 @@ def pool_of(corpora, **settings):
         "segment_seconds": 1.0,
         "max_snr_db": 30.0,
     }
-    return make_pool(corpora, class_table(list(corpora.values())), **(defaults | settings))
+    return make_pool(corpora, class_table(corpora.values()), **(defaults | settings))
 
 
 def equal(left, right) -> bool:
@@ -73,7 +72,9 @@ def test_a_recipe_depends_on_seed_epoch_and_index_alone(corpora, slots):
     ):
         assert (other["snr"] != whole["snr"])[whole["snr"] != 0].all()
         assert (other["recording"] != whole["recording"]).mean() > 0.5
-    assert {key: value.dtype for key, value in whole.items()} == TYPES
+    kinds = {"index": "i8", "corpus": "i1", "recording": "i8", "offset": "i8", "class_ids": "i4"}
+    kinds |= {"active": "?", "snr": "f4"}
+    assert {key: value.dtype for key, value in whole.items()} == kinds
 
 
 def test_splits_of_one_seed_are_not_the_same_draws(small):
@@ -97,16 +98,10 @@ def test_classes_are_never_twice_in_a_mixture_and_of_the_split(corpora, slots, s
         assert drawn == {part.split(":")[0] for part in slot.split(",")}
         for b in range(0, 2000, 37):
             corpus = pool.corpora[recipes["corpus"][b, n]]
-            recording = recipes["recording"][b, n]
-            assert (
-                corpus.name
-                == table.corpora[recipes["class_ids"][b, n]]
-                == pool.corpus_names[recipes["corpus"][b, n]]
-            )
-            assert (
-                corpus.class_names[corpus.classes[recording]]
-                == table.names[recipes["class_ids"][b, n]]
-            )
+            recording, class_id = recipes["recording"][b, n], recipes["class_ids"][b, n]
+            assert corpus.name == pool.corpus_names[recipes["corpus"][b, n]]
+            assert corpus.name == table.corpora[class_id]
+            assert corpus.class_names[corpus.classes[recording]] == table.names[class_id]
             assert ("train", "val", "test")[corpus.splits[recording]] == split
             assert 0 <= recipes["offset"][b, n] <= corpus.lengths[recording] - pool.num_samples
 
@@ -164,23 +159,16 @@ def test_rendered_sources_have_the_recipes_snr(corpora, slots, max_snr_db, secon
     np.testing.assert_array_equal(batch["snr"], recipes["snr"])
 
 
-@pytest.mark.parametrize(
-    ("what", "tolerance"),
-    [("sum", 1e-5), ("mean", 1e-5), ("source mean", 1e-5), ("deviation", 1e-4)],
-)
 @pytest.mark.parametrize("slots", SLOTS, ids="/".join)
-def test_mixtures_are_sums_of_zero_mean_and_unit_deviation(corpora, slots, what, tolerance):
+def test_mixtures_are_sums_of_zero_mean_and_unit_deviation(corpora, slots):
     pool = pool_of(corpora, slots=slots, active_counts=[1 / len(slots)] * len(slots))
     batch = render(pool, draw(pool, 7, 0, np.arange(100)))
     assert batch["mixture"].dtype == batch["sources"].dtype == np.float32
     mixture, sources = batch["mixture"].astype(np.float64), batch["sources"].astype(np.float64)
-    error = {
-        "sum": sources.sum(axis=1) - mixture,
-        "mean": mixture.mean(axis=1),
-        "source mean": sources.mean(axis=2),
-        "deviation": mixture.std(axis=1) - 1,
-    }[what]
-    assert np.abs(error).max() < tolerance
+    assert np.abs(sources.sum(axis=1) - mixture).max() < 1e-5
+    assert np.abs(mixture.mean(axis=1)).max() < 1e-5
+    assert np.abs(sources.mean(axis=2)).max() < 1e-5
+    assert np.abs(mixture.std(axis=1) - 1).max() < 1e-4
 
 
 def test_a_source_is_the_recording_at_its_offset(corpora):
@@ -305,18 +293,15 @@ def test_a_constant_segment_is_zero_and_inactive(tmp_path, dc):
     pool = pool_of(corpora, slots=("speech", "speech"))
     recipes = draw(pool, 0, 0, np.arange(4))
     second = recipes["class_ids"] == 1
-    recipes["offset"] = np.where(
-        second, 8000, recipes["offset"]
-    )  # beyond the sound: what draw would never give
+    # Beyond the sound: what draw would never give.
+    recipes["offset"] = np.where(second, 8000, recipes["offset"])
     batch = render(pool, recipes)
     assert (batch["sources"][second] == 0).all()
     assert (batch["active"] == ~second).all()
     assert (batch["class_ids"] == np.where(second, -1, 0)).all()
     np.testing.assert_allclose(batch["mixture"].std(axis=1), 1, atol=1e-4)
-    recipes["recording"][:], recipes["offset"][:] = (
-        corpora["speech"].paths.index("train/c1/0.wav"),
-        8000,
-    )
+    recipes["recording"][:] = corpora["speech"].paths.index("train/c1/0.wav")
+    recipes["offset"][:] = 8000
     batch = render(pool, recipes)
     assert (batch["mixture"] == 0).all()
     assert (batch["sources"] == 0).all()
@@ -333,23 +318,17 @@ def test_segments_of_any_length(small, seconds):
 
 
 SETTINGS = [
-    ({"slots": ("music", "speech")}, "data.slots", "there is environment, speech"),
-    ({"slots": ()}, "data.slots", "one per source"),
-    ({"slots": "speech"}, "data.slots", "one per source"),
+    ({"slots": ("music", "speech")}, "data.slots", "'music' must be one of environment, speech"),
     ({"slots": ("speech:0.5,environment:0.4",)}, "data.slots", "sum to 1"),
-    ({"slots": ("speech:x,environment:0.4",)}, "data.slots", "between 0 and 1"),
+    ({"slots": ("speech:1.5,environment:-0.5",)}, "data.slots", "sum to 1"),
+    ({"slots": ("speech:x,environment:0.4",)}, "data.slots", "sum to 1"),
     ({"slots": ("speech",) * 4}, "data.slots", "the train split has 3"),
     ({"slots": ("speech", "speech"), "split": "val"}, "data.slots", "the val split has 1"),
     ({"split": "test"}, "data.slots", "the test split has 0"),
     ({"active_counts": (0.5, 0.4)}, "data.active_counts", "sum to 1"),
     ({"active_counts": (1.0,)}, "data.active_counts", "2 probabilities"),
     ({"active_counts": (1.5, -0.5)}, "data.active_counts", "2 probabilities"),
-    (
-        {"short_clips": "skip", "segment_seconds": 9.0},
-        "data.short_clips",
-        "'skip' leaves no train recordings",
-    ),
-    ({"segment_seconds": 0.0}, "data.segment_seconds", "at least one sample"),
+    ({"short_clips": "skip", "segment_seconds": 9.0}, "data.slots", "'skip' leaves out"),
 ]
 
 
@@ -380,12 +359,6 @@ def test_fewer_classes_do_where_fewer_slots_are_active(small):
     assert (np.diff(ids, axis=1) > 0).all()
 
 
-def test_corpora_at_two_rates(small):
-    slow = dataclasses.replace(small["speech"], sample_rate=4000)
-    with pytest.raises(DataError, match=r"data.sample_rate: the corpora are at \[4000, 8000\] Hz"):
-        pool_of(small | {"speech": slow})
-
-
 def test_recipes_come_back_from_their_file(small, tmp_path):
     pool = pool_of(small)
     recipes = draw(pool, 0, 0, np.arange(30))
@@ -401,11 +374,7 @@ def test_recipes_come_back_from_their_file(small, tmp_path):
             load_recipes(tmp_path / "run" / "val.npz", other)
     content = (tmp_path / "run" / "val.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
-    np.savez(tmp_path / "object.npz", **(recipes | {"snr": np.array([{}], object)}))
-    np.savez(
-        tmp_path / "shape.npz",
-        **(dict(np.load(tmp_path / "run" / "val.npz")) | {"snr": recipes["snr"][:3]}),
-    )
-    for name in ("cut.npz", "object.npz", "shape.npz", "missing.npz"):
-        with pytest.raises(DataError, match=name):
-            load_recipes(tmp_path / name)
+    np.savez(tmp_path / "other.npz", **recipes)
+    for name in ("cut.npz", "other.npz", "missing.npz"):
+        with pytest.raises(DataError, match=f"{name}: holds no recipes"):
+            load_recipes(tmp_path / name, pool)

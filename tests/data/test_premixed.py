@@ -13,15 +13,14 @@ from trees import (
     write,
     write_libri2mix,
     write_roles,
-    write_tree,
     write_wsj0,
 )
 
 from jaxsep.data.mixtures.dynamic import draw, render
 from jaxsep.data.mixtures.premixed import make_premixed_pool
 from jaxsep.data.mixtures.recipes import load_recipes, save_recipes
-from jaxsep.data.packs.corpus import prepare
-from jaxsep.data.packs.premixed import open_premixed, premixed_table, prepare_premixed
+from jaxsep.data.packs.format import class_table
+from jaxsep.data.packs.packing import prepare
 from jaxsep.errors import DataError
 
 BASE = "2speakers/wav8k/min"
@@ -34,7 +33,7 @@ def wsj0_root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wsj0(wsj0_root, tmp_path_factory):
-    return prepare_premixed(wsj0_root, RATE, tmp_path_factory.mktemp("cache"), progress=False)
+    return prepare(wsj0_root, "premixed", RATE, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def libri(tmp_path_factory):
         write_libri2mix(root, rate)
 
     def prepared(*roles, rate=RATE):
-        return prepare_premixed(root, rate, cache, roles=roles)
+        return prepare(root, "premixed", rate, cache, roles=roles)
 
     return prepared
 
@@ -80,7 +79,7 @@ def test_wsj0_test_mixtures_are_whole_in_order_and_each_once(wsj0, wsj0_root):
 
 @pytest.mark.parametrize("level", ["", "2speakers", "2speakers/wav8k", BASE])
 def test_any_level_of_the_published_tree(wsj0_root, tmp_path, level):
-    premixed = prepare_premixed(wsj0_root / level, RATE, tmp_path)
+    premixed = prepare(wsj0_root / level, "premixed", RATE, tmp_path)
     assert premixed.roles == ("mix", "s1", "s2")
     assert np.bincount(premixed.splits).tolist() == [3, 1, 3]
     assert premixed.class_groups == ("speech",) * len(premixed.class_names)
@@ -167,7 +166,7 @@ def test_a_silent_source_is_inactive(tmp_path):
     for role, a in (("mix", sound), ("s1", sound), ("s2", silence)):
         write(tmp_path / "set" / "tt" / role / "a.wav", a)
         write(tmp_path / "set" / "tt" / role / "b.wav", silence)
-    premixed = prepare_premixed(tmp_path / "set", RATE, tmp_path / "cache")
+    premixed = prepare(tmp_path / "set", "premixed", RATE, tmp_path / "cache")
     pool = make_premixed_pool(premixed, split="test", segment_seconds=None)
     batch = render(pool, draw(pool, 0, 0, np.arange(2)))
     assert batch["active"].tolist() == [[True, False], [False, False]]
@@ -180,29 +179,28 @@ def test_a_silent_source_is_inactive(tmp_path):
 
 def test_packed_once_and_again_when_a_file_changes(tmp_path):
     root, cache = write_wsj0(tmp_path / "wsj0"), tmp_path / "cache"
-    first = prepare_premixed(root, RATE, cache)
+    first = prepare(root, "premixed", RATE, cache)
     # Of version 3 of packs: finished runs are compared by it.
     assert first.fingerprint.startswith("d80c859a25d4f375")
     before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
-    again = prepare_premixed(root, RATE, cache)
+    again = prepare(root, "premixed", RATE, cache)
     assert {path: path.stat().st_mtime_ns for path in again.folder.iterdir()} == before
-    assert prepare_premixed(first.folder, RATE, "/nonexistent").fingerprint == first.fingerprint
+    assert prepare(first.folder, "premixed", RATE, "/nonexistent").fingerprint == first.fingerprint
     write_roles(root / BASE / "tr", "011a0101_1.8_20aa010b_-1.8.wav", 77, 9000)
-    assert prepare_premixed(root, RATE, cache).fingerprint != first.fingerprint
+    assert prepare(root, "premixed", RATE, cache).fingerprint != first.fingerprint
 
 
-def test_corpora_and_premixed_sets_are_not_taken_for_each_other(wsj0, tmp_path):
-    with pytest.raises(DataError, match=r"data.speech_root: .* packed 'premixed'; must be 'corpus"):
-        prepare(wsj0.folder, "speech", RATE, "/nonexistent")
-    corpus = prepare(write_tree(tmp_path / "tree", clips=1), "speech", RATE, tmp_path / "cache")
-    with pytest.raises(DataError, match="packed 'corpus'; must be 'premixed'"):
-        open_premixed(corpus.folder)
-    for rate, roles, said in (
-        (16000, (), "sample_rate 8000; must be 16000"),
-        (RATE, ("mix", "s1"), r"roles \('mix', 's1', 's2'\); must be \('mix', 's1'\)"),
-    ):
-        with pytest.raises(DataError, match=f"data.premixed_root: .* {said}"):
-            prepare_premixed(wsj0.folder, rate, "/nonexistent", roles=roles)
+@pytest.mark.parametrize(
+    ("name", "rate", "roles", "said"),
+    [
+        ("speech", RATE, (), "name 'premixed'; must be 'speech'"),
+        ("premixed", 16000, (), "sample_rate 8000; must be 16000"),
+        ("premixed", RATE, ("mix", "s1"), r"roles \('mix', 's1', 's2'\); must be \('mix', 's1'\)"),
+    ],
+)
+def test_a_pack_of_another_kind_is_refused(wsj0, name, rate, roles, said):
+    with pytest.raises(DataError, match=f"data.{name}_root: .* {said}"):
+        prepare(wsj0.folder, name, rate, "/nonexistent", roles=roles)
 
 
 def test_recipes_go_to_a_file_and_back(wsj0, tmp_path):
@@ -211,7 +209,7 @@ def test_recipes_go_to_a_file_and_back(wsj0, tmp_path):
     save_recipes(tmp_path / "test.npz", recipes, pool)
     loaded = load_recipes(tmp_path / "test.npz", pool)
     assert all(np.array_equal(loaded[key], recipes[key]) for key in recipes)
-    assert premixed_table(wsj0) == pool.table
+    assert class_table([wsj0]) == pool.table
 
 
 ONE = "050a0501_0.3_051a0502_-0.3.wav"
@@ -223,46 +221,48 @@ def remove_splits(root):
     (root / "notes").mkdir()
 
 
-def damage(root, act):
-    {
-        "no file": lambda: (root / "cv/s2" / ONE).unlink(),
-        "short": lambda: write(root / "cv/s1" / ONE, noise(0, 9999)),
-        "garbled": lambda: (root / "cv/s1" / ONE).write_bytes(b"nonsense"),
-        "no role": lambda: shutil.rmtree(root / "cv" / "s2"),
-        "no mix": lambda: shutil.rmtree(root / "tr" / "mix"),
-        "no splits": lambda: remove_splits(root),
-        "": lambda: None,
-    }[act]()
+DAMAGES = {
+    "no file": lambda root: (root / "cv/s2" / ONE).unlink(),
+    "short": lambda root: write(root / "cv/s1" / ONE, noise(0, 9999)),
+    "garbled": lambda root: (root / "cv/s1" / ONE).write_bytes(b"nonsense"),
+    "no role": lambda root: shutil.rmtree(root / "cv" / "s2"),
+    "no mix": lambda root: shutil.rmtree(root / "tr" / "mix"),
+    "no splits": remove_splits,
+    "": lambda root: None,
+}
 
 
 @pytest.mark.parametrize(
     ("act", "roles", "said"),
     [
-        ("no file", (), rf"cv/s2/{ONE}: cannot be read as sound \(no such file\)"),
+        ("no file", (), rf"cv/s2/{ONE}: cannot be read as sound \(no such file"),
         ("short", (), rf"cv/mix/{ONE}: its roles have 10000, 9999, 10000 samples"),
         ("garbled", (), r"cv/s1/050a0501.*cannot be read as sound"),
-        ("no role", (), r"data.premixed_roles: 's2' has no folder in .*cv"),
-        ("no mix", (), r"data.premixed_root: .*tr holds no mixture or no s1"),
-        ("no splits", (), r"data.premixed_root: .* no known layout; known: .*WHAM!"),
-        ("", ("mix", "s3"), "data.premixed_roles: 's3' has no folder"),
-        ("", ("mix",), "data.premixed_roles: is .* must be a mixture role, then"),
+        ("no role", (), r"data.premixed_roles: is .*'s2'\) for .*cv; must be folders in it"),
+        ("no mix", (), r"data.premixed_roles: is \(\) for .*tr; must be .* one of mixtures"),
+        (
+            "no splits",
+            (),
+            r"data.premixed_root: .* no recordings in a known layout; known: .*WHAM!",
+        ),
+        ("", ("mix", "s3"), "data.premixed_roles: is .* for .*tr; must be folders in it"),
+        ("", ("mix",), "data.premixed_roles: is .* and of their sources"),
         ("", ("mix", "s1", "s1"), "data.premixed_roles: is .* all different"),
+        ("", ("mix", "../tr/s1"), "data.premixed_root: .* cannot be the name of a class"),
     ],
 )
 def test_sets_that_cannot_be_used(tmp_path, act, roles, said):
     root = write_wsj0(tmp_path / "wsj0") / BASE
-    damage(root, act)
+    DAMAGES[act](root)
     with pytest.raises(DataError, match=said):
-        prepare_premixed(root, RATE, tmp_path / "cache", roles=roles, progress=False)
+        prepare(root, "premixed", RATE, tmp_path / "cache", roles=roles)
     assert not list(tmp_path.glob("cache/*"))
 
 
-def test_roots_and_pools_that_cannot_be(wsj0, tmp_path):
+def test_roots_and_pools_that_cannot_be(tmp_path):
     with pytest.raises(DataError, match=r"data.premixed_root: /nonexistent is no readable folder"):
-        prepare_premixed("/nonexistent", RATE, tmp_path)
-    with pytest.raises(DataError, match="at least one sample"):
-        make_premixed_pool(wsj0, split="train", segment_seconds=0.0)
+        prepare("/nonexistent", "premixed", RATE, tmp_path)
     shutil.rmtree(write_wsj0(tmp_path / "wsj0") / BASE / "tt")
-    without = prepare_premixed(tmp_path / "wsj0", RATE, tmp_path / "cache")
+    without = prepare(tmp_path / "wsj0", "premixed", RATE, tmp_path / "cache")
     with pytest.raises(DataError, match="no test mixtures; needed: one of the folders tt, test"):
         make_premixed_pool(without, split="test", segment_seconds=None)

@@ -22,7 +22,7 @@ from runs import SMALL
 from trees import write_tree, write_wsj0
 
 from configs import default
-from jaxsep.config import load as settings
+from jaxsep.config.load import load
 from jaxsep.config.schema import FIELDS, flatten
 from jaxsep.errors import ConfigError, DataError
 from jaxsep.main import main
@@ -115,17 +115,6 @@ def changes(draw, most: int) -> dict[str, object]:
     return chosen
 
 
-def source(value: object) -> str:
-    """A literal of the value in a Python file that knows nan and inf."""
-    if isinstance(value, dict):
-        return (
-            "ConfigDict({"
-            + ", ".join(f"{name!r}: {source(item)}" for name, item in value.items())
-            + "})"
-        )
-    return repr(value)
-
-
 def write_config(folder: Path, flat: dict[str, object]) -> Path:
     """A config file of these fields, those that are ... left out."""
     nested: dict[str, dict] = {}
@@ -135,7 +124,7 @@ def write_config(folder: Path, flat: dict[str, object]) -> Path:
             (nested.setdefault(section[0], {}) if section else nested)[field] = value
     path = folder / "mine.py"
     header = "from ml_collections import ConfigDict\n\nnan, inf = float('nan'), float('inf')\n"
-    text = f"{header}\n\ndef get_config():\n    return {source(nested)}\n"
+    text = f"{header}\n\ndef get_config():\n    return ConfigDict({nested!r})\n"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
 
@@ -148,63 +137,52 @@ def refused(config: Path, workdir: Path, message: str) -> None:
     assert status == 2
     assert shown.getvalue() == f"error: {message}\n"
     assert NAMED.search(message), message
-    assert "Traceback" not in message
     assert len(message) < 20000
     assert not workdir.exists()
 
 
-def attempt(config: Path, workdir: Path) -> Components | None:
-    """The parts of an experiment, or None where the command refuses them as it should."""
-    try:
-        return build(settings.load(str(config)))
-    except (ConfigError, DataError) as error:
-        refused(config, workdir, str(error))
-    return None
-
-
 def one_step(parts: Components) -> None:
-    """A real step on a real batch, whose results are all numbers."""
+    """A real step on a real batch, whose results are all finite."""
     devices, train = Devices(), parts.config.train
-    tx, step = build_step(parts, devices)
-    batches = parts.sets.train_batches(
+    batches = parts.pipeline.train_batches(
         devices,
         seed=parts.config.seed,
         batch_size=train.batch_size,
         mixtures_per_epoch=train.mixtures_per_epoch,
         workers=train.workers,
     )
-    try:
+    with contextlib.closing(batches):
         _, _, batch = next(batches)
-        before = devices.copy(fresh_state(parts, tx))
-        state, metrics = devices.train_step(step)(before, batch, np.int32(train.num_epochs - 1))
-    finally:
-        batches.close()
+        before = devices.replicate(fresh_state(parts))
+        step = devices.train_step(build_step(parts, devices))
+        state, metrics = step(before, batch, np.int32(train.num_epochs - 1))
     assert all(np.isfinite(value) for value in jax.device_get(metrics).values()), metrics
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
 
 def check(recordings: Path, changed: dict[str, object], *, train: bool) -> None:
     note(repr(changed))
-    with tempfile.TemporaryDirectory() as folder:
-        config, workdir = (
-            write_config(Path(folder), fields_of(recordings, changed)),
-            Path(folder) / "run",
-        )
-        with contextlib.chdir(folder):  # where a relative data.cache_dir ends up
-            parts = attempt(config, workdir)
-            event("refused" if parts is None else "accepted")
-            if parts is not None and train:
-                one_step(parts)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # data.cache_dir="x"
+        config = write_config(Path(folder), fields_of(recordings, changed))
+        try:
+            parts = build(load(str(config)))
+        except (ConfigError, DataError) as error:
+            event("refused")
+            refused(config, Path(folder) / "run", str(error))
+            return
+        event("accepted")
+        if train:
+            one_step(parts)
 
 
-@runs(max_examples=60, derandomize=True, deadline=timedelta(seconds=120), database=None)
+@runs(max_examples=40, deadline=timedelta(seconds=120))
 @given(changed=changes(most=3))
 def test_odd_configurations_are_built_or_refused_by_name(recordings, changed):
     check(recordings, changed, train=False)
 
 
 @pytest.mark.slow
-@runs(max_examples=150, derandomize=True, deadline=timedelta(seconds=300), database=None)
-@given(changed=changes(most=3))
+@runs(max_examples=50, deadline=timedelta(seconds=300))
+@given(changed=changes(most=2))
 def test_many_configurations_train_a_step_or_are_refused_by_name(recordings, changed):
     check(recordings, changed, train=True)

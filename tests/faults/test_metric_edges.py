@@ -1,7 +1,7 @@
-"""The metric and the loss on anything: scales, offsets, silence, constants, one sample, perfect estimates, up to five sources.
+"""The metric and the loss at every edge: scales, offsets, silence, constants, one sample.
 
-Every value is compared with the definition written out in NumPy float64, which lists all permutations. Within ±60 dB the two
-agree to 1e-3 dB, beyond (the bound is ±100 dB) to 0.05 dB.
+Every value is compared with the definition written out in NumPy float64, which lists all
+permutations. Within ±60 dB the two agree to 1e-3 dB, beyond (the bound is ±100 dB) to 0.05 dB.
 """
 
 import itertools
@@ -20,26 +20,12 @@ import jaxsep
 from jaxsep.objective.permutation import separation_losses
 from jaxsep.training.step import separation_loss_fn
 
-# Few shapes, so that few programs are compiled.
-SHAPES = ((1, 64), (2, 64), (3, 64), (4, 64), (5, 64), (2, 1), (5, 1))  # sources, samples
+# (sources, samples): few shapes, so that few programs are compiled.
+SHAPES = ((1, 64), (2, 64), (3, 64), (5, 64), (2, 1))
 EXAMPLES = settings(max_examples=50, derandomize=True, deadline=None, database=None)
-# What an estimate is to the source at its place: noise of this level (dB below the source) is added, or …
-RELATIONS = (
-    "perfect",
-    "turned over",
-    "silent",
-    "constant",
-    "unrelated",
-    -60,
-    -40,
-    -20,
-    0,
-    10,
-    20,
-    40,
-    60,
-    80,
-)
+# What an estimate is: of this kind, or the source with noise so many dB below it.
+KINDS = ("perfect", "negative", "silent", "constant", "unrelated")
+RELATIONS = (*KINDS, -60, -40, -20, 0, 10, 20, 40, 60, 80)
 
 
 class Case(NamedTuple):
@@ -53,19 +39,15 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw, shapes=SHAPES, largest=6, offsets=(0, 0, 0.3, -30, 1000)) -> Case:
-    """Mixtures whose sources and estimates have scales of 1e-largest … 1e+largest, offsets of so many times their scale."""
+    """Mixtures with scales of 1e-largest … 1e+largest, and offsets relative to these scales."""
     count, samples = draw(st.sampled_from(shapes))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     exponents = st.floats(-largest, largest)
-    sources, estimates, active = (
-        np.zeros((count, samples)),
-        np.zeros((count, samples)),
-        np.ones(count, bool),
-    )
+    sources, estimates = np.zeros((2, count, samples))
+    active = np.ones(count, bool)
     kinds = ("sound", "sound", "sound", "silent", "constant", "inactive")
-    common = 10 ** draw(
-        exponents
-    )  # sources of very different scales would leave nothing of one another in the mixture
+    # One scale for all: of very different ones, the mixture would hold nothing but the loudest.
+    common = 10 ** draw(exponents)
     for n in range(count):
         noise = rng.standard_normal(samples)
         kind = draw(st.sampled_from(kinds))
@@ -74,7 +56,7 @@ def cases(draw, shapes=SHAPES, largest=6, offsets=(0, 0, 0.3, -30, 1000)) -> Cas
         relation = draw(st.sampled_from(RELATIONS))
         estimate = {
             "perfect": source,
-            "turned over": -source,
+            "negative": -source,
             "silent": 0 * source,
             "constant": 0 * source + 0.1,
             "unrelated": noise,
@@ -89,7 +71,7 @@ def cases(draw, shapes=SHAPES, largest=6, offsets=(0, 0, 0.3, -30, 1000)) -> Cas
 
 
 def centred(signal: np.ndarray, zero_mean: bool) -> np.ndarray:
-    """The signal in float64 without its mean; zeros where what is left is no more than the rounding of the mean."""
+    """The signal in float64 without its mean; zeros where only the rounding of the mean is left."""
     signal = signal.astype(np.float64)
     if not zero_mean:
         return signal
@@ -98,7 +80,7 @@ def centred(signal: np.ndarray, zero_mean: bool) -> np.ndarray:
 
 
 def twin_si_sdr(estimate: np.ndarray, source: np.ndarray, zero_mean: bool = True) -> float:
-    """The definition with its bound: 10·log10((‖t‖² + ε‖ŝ‖²)/(‖e‖² + ε‖ŝ‖²)), ε = 1e-10; −100 where one is silent."""
+    """The bounded definition, 10·log10((‖t‖² + ε‖ŝ‖²)/(‖e‖² + ε‖ŝ‖²)); −100 where one is silent."""
     estimate, source = centred(estimate, zero_mean), centred(source, zero_mean)
     if not estimate.any() or not source.any():
         return -100.0
@@ -115,7 +97,10 @@ def twin_pairwise(estimates: np.ndarray, sources: np.ndarray, zero_mean: bool = 
 
 
 class Twin(NamedTuple):
-    """What the loss must be: of the best permutation, by listing them all. margin: dB that the best is ahead of the next."""
+    """What the loss must be, by listing all permutations.
+
+    margin: dB that the best permutation is ahead of the next.
+    """
 
     losses: np.ndarray
     si_sdri: np.ndarray
@@ -126,36 +111,32 @@ def twin_losses(case: Case, improvement: bool = True) -> Twin:
     pairwise = twin_pairwise(case.estimates, case.sources)
     own = np.array([twin_si_sdr(case.mixture, source) for source in case.sources])
     rows = np.flatnonzero(case.active)
-    # Of permutations that differ only in what inactive slots get, the first; its scores are those of all of them.
-    found: dict[tuple, tuple[float, tuple[int, ...]]] = {}
+    # Of permutations that differ only in what inactive slots get, the first.
+    distinct: dict[tuple, tuple[float, tuple[int, ...]]] = {}
     for order in itertools.permutations(range(len(own))):
         total = float(sum(pairwise[n, order[n]] for n in rows))
-        found.setdefault(tuple(order[n] for n in rows), (total, order))
-    ranked = sorted(found.values(), reverse=True)
+        distinct.setdefault(tuple(order[n] for n in rows), (total, order))
+    ranked = sorted(distinct.values(), reverse=True)
     best = ranked[0][1]
     margin = ranked[0][0] - ranked[1][0] if len(ranked) > 1 else np.inf
     scores = pairwise[np.arange(len(own)), best]
     power = np.sum(case.mixture.astype(np.float64) ** 2) or 1.0
-    energies = 10 * np.log10(
-        np.sum(case.estimates[list(best)].astype(np.float64) ** 2, axis=1) / power + 1e-3
-    )
+    powers = np.sum(case.estimates[list(best)].astype(np.float64) ** 2, axis=1)
+    energies = 10 * np.log10(powers / power + 1e-3)
     if rows.size == 1:
         heard, si_sdri = 10 * np.log10(10 ** (-scores / 10) + 1e-3), 0 * scores
     else:
-        heard, si_sdri = (
-            (own - scores if improvement else -scores),
-            np.where(case.active, scores - own, 0.0),
-        )
+        heard = own - scores if improvement else -scores
+        si_sdri = np.where(case.active, scores - own, 0.0)
     return Twin(np.where(case.active, heard, energies), si_sdri, margin)
 
 
-def assert_close(found, expected, beyond: np.ndarray | None = None) -> None:
+def assert_close(values, expected, beyond: np.ndarray | None = None) -> None:
     """Within 1e-3 dB, or 0.05 dB where `beyond` (by default expected) leaves ±60 dB."""
-    found, expected = np.asarray(found), np.asarray(expected)
+    values, expected = np.asarray(values), np.asarray(expected)
     far = np.abs(expected if beyond is None else beyond) > 60
-    np.testing.assert_array_less(
-        np.abs(found - expected), np.where(far, 0.05, 1e-3), err_msg=f"{found}\n{expected}"
-    )
+    tolerance = np.where(far, 0.05, 1e-3)
+    np.testing.assert_array_less(np.abs(values - expected), tolerance, f"{values}\n{expected}")
 
 
 si_sdr = jax.jit(jaxsep.si_sdr, static_argnames="zero_mean")
@@ -169,13 +150,13 @@ def loss_and_gradient(estimates, sources, mixture, active, improvement=True):
     """(losses [N], si_sdri [N]), gradient of the losses' sum [N, T]."""
 
     def total(estimates):
-        found = separation_losses(
+        losses, si_sdri = separation_losses(
             estimates, sources, mixture, active=active, improvement=improvement
         )
-        return jnp.sum(found[0]), found
+        return jnp.sum(losses), (losses, si_sdri)
 
-    gradient, found = jax.grad(total, has_aux=True)(estimates)
-    return found, gradient
+    gradient, values = jax.grad(total, has_aux=True)(estimates)
+    return values, gradient
 
 
 @pytest.mark.parametrize("zero_mean", [True, False])
@@ -200,14 +181,11 @@ def test_losses_are_those_of_a_float64_twin_and_their_gradients_finite(case, imp
     scores = np.abs(expected.losses).max()  # a sum of scores is as exact as the largest of them
     np.testing.assert_array_equal(np.asarray(si_sdri)[~case.active], 0.0)
     if expected.margin > 0.2:
-        far = np.full(
-            len(losses),
-            100.0 if np.abs(twin_pairwise(case.estimates, case.sources)).max() > 60 else scores,
-        )
+        beyond = np.abs(twin_pairwise(case.estimates, case.sources)).max() > 60
+        far = np.full(len(losses), 100.0 if beyond else scores)
         assert_close(si_sdri, expected.si_sdri, beyond=far)
-        heard = case.active | (
-            np.sum(~case.active) == 1
-        )  # several slots without sound share what is left in any order
+        # Several slots without sound share what is left in any order.
+        heard = case.active | (np.sum(~case.active) == 1)
         assert_close(np.asarray(losses)[heard], expected.losses[heard], beyond=far[heard])
         assert_close(np.sum(losses), np.sum(expected.losses), beyond=far.max())
 
@@ -231,14 +209,14 @@ def test_the_order_of_sources_and_of_estimates_is_of_no_account(case, seed):
     of_shuffled, of_moved = (
         jax.tree.map(np.asarray, loss_and_gradient(*changed)) for changed in (shuffled, moved)
     )
-    # Of several best permutations any may be taken: what they share is the sum over the active sources.
+    # Any of several best permutations may be taken: they share the sum over the active sources.
     total = np.sum(losses[case.active])
     assert np.sum(of_shuffled[0][0][shuffled.active]) == pytest.approx(total, abs=1e-3)
     assert np.sum(of_moved[0][0][case.active]) == pytest.approx(total, abs=1e-3)
     if twin_losses(case).margin > 0.2:
         np.testing.assert_allclose(of_shuffled[0][1], si_sdri[order], rtol=0, atol=1e-3)
         np.testing.assert_allclose(of_moved[0][1], si_sdri, rtol=0, atol=1e-3)
-        if np.sum(~case.active) < 2:  # several slots without sound share what is left in any order
+        if np.sum(~case.active) < 2:  # several inactive slots share what is left in any order
             np.testing.assert_allclose(of_shuffled[0][0], losses[order], rtol=0, atol=1e-3)
             np.testing.assert_allclose(of_moved[0][0], losses, rtol=0, atol=1e-3)
             largest = np.abs(gradient).max()
@@ -247,7 +225,7 @@ def test_the_order_of_sources_and_of_estimates_is_of_no_account(case, seed):
 
 
 @EXAMPLES
-@given(case=cases(shapes=SHAPES[:5]))
+@given(case=cases(shapes=SHAPES[:4]))
 def test_permutation_scores_and_improvement_fit_together(case):
     pairwise = pairwise_si_sdr(case.estimates, case.sources)
     permutation, scores = best_permutation(pairwise, active=case.active)
@@ -270,21 +248,20 @@ def test_permutation_scores_and_improvement_fit_together(case):
 
 @EXAMPLES
 @given(
-    case=cases(shapes=SHAPES[2:4], largest=0, offsets=(0, 10)),
+    case=cases(shapes=SHAPES[2:3], largest=0, offsets=(0, 10)),
     dtype=st.sampled_from(["bfloat16", "float16"]),
 )
 def test_low_precision_is_computed_in_float32_throughout(case, dtype):
-    low = case._replace(
-        **{name: jnp.asarray(getattr(case, name), dtype) for name in ("estimates", "mixture")}
-    )
-    wide = low._replace(
-        **{name: getattr(low, name).astype(jnp.float32) for name in ("estimates", "mixture")}
+    estimates, mixture = jnp.asarray(case.estimates, dtype), jnp.asarray(case.mixture, dtype)
+    low = case._replace(estimates=estimates, mixture=mixture)
+    wide = case._replace(
+        estimates=estimates.astype(jnp.float32), mixture=mixture.astype(jnp.float32)
     )
     (losses, si_sdri), gradient = loss_and_gradient(*low)
     (expected, expected_si_sdri), _ = loss_and_gradient(*wide)
     assert losses.dtype == jnp.float32
     assert gradient.dtype == dtype
-    # Compiled as another program, it may round otherwise: bfloat16 itself would be off by tenths of a dB.
+    # Another program may round otherwise; bfloat16 itself would be off by tenths of a dB.
     assert_close(losses, expected)
     assert_close(si_sdri, expected_si_sdri, beyond=np.full(len(losses), np.abs(expected).max()))
 
@@ -308,8 +285,8 @@ def test_signals_whose_squares_leave_float32_give_finite_losses_and_gradients(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("slot", [0, 1])
-def test_an_estimate_that_is_no_number_is_never_read_as_silence(value, slot):
-    """Its loss and gradient are no number, so that a step on it can be seen for what it is."""
+def test_a_non_finite_estimate_is_never_read_as_silence(value, slot):
+    """Its loss and gradient are non-finite too, so that training skips a step on it."""
     sources = np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)
     estimates = sources + np.float32(0.1)
     estimates[slot, 3] = value
@@ -325,7 +302,7 @@ def test_an_estimate_that_is_no_number_is_never_read_as_silence(value, slot):
     ("family", "granularity"), [("original", "example"), ("improved", "source")]
 )
 def test_gradients_of_a_network_are_finite_on_mixtures_of_nothing(family, granularity):
-    """A silent mixture without active slots, a constant one, and one sound alone, beside a mixture of two sounds."""
+    """A silent mixture, a constant one, and one sound alone, beside a mixture of two sounds."""
     module, params = network(family)
     sources = np.random.default_rng(0).standard_normal((4, 2, 400)).astype(np.float32)
     sources[:2], sources[2, 1] = 0, 0
@@ -342,8 +319,7 @@ def test_gradients_of_a_network_are_finite_on_mixtures_of_nothing(family, granul
 
     gradient, (losses, si_sdri) = jax.grad(of, has_aux=True)(params)
     assert np.all(np.isfinite(losses))
-    np.testing.assert_array_equal(
-        np.isfinite(si_sdri), [False, False, False, True]
-    )  # no improvement where none can be
+    # NaN where there can be no improvement.
+    np.testing.assert_array_equal(np.isfinite(si_sdri), [False, False, False, True])
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
     assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))

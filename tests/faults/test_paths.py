@@ -13,15 +13,12 @@ from archives import archive, tar
 from fuzz import Path, np_noise, watched
 from runs import FIELDS, network
 from slim import slim_run
-from trees import RATE, write, write_esc50, write_libri2mix, write_tree
+from trees import RATE, write
 
 import jaxsep
 from jaxsep import separate
 from jaxsep.config import load as settings
 from jaxsep.data.audio import audio_info, read_audio
-from jaxsep.data.layouts import read_layout
-from jaxsep.data.packs.corpus import prepare
-from jaxsep.data.packs.premixed import prepare_premixed
 from jaxsep.errors import ConfigError, DataError, ModelError, ReportError
 from jaxsep.inference.bundle import load_bundle, save_bundle
 from jaxsep.inference.inputs import find_recordings
@@ -31,51 +28,6 @@ from jaxsep.report import __main__ as report
 from jaxsep.report.runs import read_runs
 from jaxsep.training.experiment import evaluate_run, finished
 from jaxsep.training.workdir import read_config
-
-ENTRIES = [(1, 0, "dog", "1", "A"), (4, 10, "rain", "2", "A")]
-ENTRIES += [(5, 0, "dog", "3", "A"), (5, 10, "rain", "4", "A")]
-# What may not be a class: its name becomes part of the names of the excerpts that a run leaves.
-NAMES = ["../../x", "/x", "a/b", "a\\b", "..", ".", "a\0b", "y" * 201, "ü" * 101]
-
-
-@pytest.mark.parametrize(
-    "name", ["../x.wav", "{}/x.wav", "x/../../x.wav", "C:x.wav", "a\\b.wav", "..", ".", "a\0.wav"]
-)
-def test_files_of_esc50_s_table_lie_in_its_folder(tmp_path, name):
-    root = write_esc50(tmp_path / "root", ENTRIES)
-    write(tmp_path / "root" / "x.wav", np_noise(4000))
-    table = root / "meta" / "esc50.csv"
-    table.write_text(table.read_text().replace("1-1-A-0.wav", name.format(root), 1))
-    said = r"esc50\.csv, line 2: filename is .* must be the name of a file in audio/"
-    with pytest.raises(DataError, match=said):
-        prepare(root, "environment", RATE, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_categories_of_esc50_can_be_names_of_files(tmp_path, name):
-    root = write_esc50(tmp_path, ENTRIES)
-    table = root / "meta" / "esc50.csv"
-    table.write_text(table.read_text().replace("rain", name))
-    with pytest.raises(DataError, match=rf"{root}.* cannot be the name of a class"):
-        read_layout(root, "environment")
-
-
-def test_folders_of_classes_whose_names_are_too_long_for_excerpts(tmp_path):
-    root = write_tree(tmp_path / "root")
-    (root / "train" / "c0").rename(root / "train" / ("y" * 250))
-    with pytest.raises(DataError, match=rf"{root}.* cannot be the name of a class"):
-        prepare(root, "speech", RATE, tmp_path / "cache")
-
-
-@pytest.mark.parametrize(
-    "roles", [("mix_clean", "../dev/s1"), ("mix_clean", "s1/../s2"), ("/tmp", "s1")]
-)
-def test_roles_are_names_of_folders(tmp_path, roles):
-    root = write_libri2mix(tmp_path / "libri")
-    with pytest.raises(DataError, match=r"data\.premixed_roles: .* cannot be the name of a class"):
-        prepare_premixed(root, RATE, tmp_path / "cache", roles=roles)
-
 
 OPENED: list[str] = []
 
@@ -118,7 +70,7 @@ def test_archives(tmp_path, kind, name):
     path = tmp_path / f"a.{kind}"
     path.write_bytes(archive({name: b"evil"}) if kind == "zip" else tar({name: entry(name)}))
     with pytest.raises(DataError, match=rf"{path}: (holds .* relative names|is damaged)"):
-        unpack(path, tmp_path / "into", "/".join, limit=1000)
+        unpack(path, tmp_path / "into", "(?s)(.*)", limit=1000)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [path.name, "into"]
 
 
@@ -129,7 +81,7 @@ def test_archives_hold_files_alone(tmp_path, kind):
     (tmp_path / "into").mkdir()
     (tmp_path / "a.tar.gz").write_bytes(tar({"x": entry("x", type=kind, linkname="/etc/passwd")}))
     with pytest.raises(DataError, match="holds 'x'; must hold regular files alone"):
-        unpack(tmp_path / "a.tar.gz", tmp_path / "into", "/".join, limit=1000)
+        unpack(tmp_path / "a.tar.gz", tmp_path / "into", "(?s)(.*)", limit=1000)
     assert not list((tmp_path / "into").iterdir())
 
 
@@ -221,7 +173,7 @@ def stranger(tmp_path, monkeypatch):
 def test_no_file_makes_code_run(tmp_path, stranger, capsys, where):
     folder = tmp_path / "run"
     slim_run(folder, f"model.family={stranger!r}" if where == "config.json" else "seed=0")
-    fields = {name: value for name, value in read_config(folder).model.items() if name in FIELDS}
+    fields = read_config(folder).model.model_dump(include={*FIELDS})
     params = (
         network("original", **fields)[1]
         if where == "config.json"

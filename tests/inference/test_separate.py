@@ -370,6 +370,11 @@ def test_beyond_four_gigabytes_wav_becomes_rf64(tmp_path, monkeypatch):
     assert soundfile.info(tmp_path / "a/source1.wav").frames == 9000
 
 
+def test_flac_takes_eight_channels(tmp_path):
+    with pytest.raises(DataError, match="has 9 channels; FLAC holds at most 8"):
+        separate_sound(tmp_path, sound(900, 9), lambda x: x[None], channels="each", format="flac")
+
+
 @pytest.fixture(scope="module")
 def long_recording(tmp_path_factory):
     """2 minutes of noise at 16 kHz."""

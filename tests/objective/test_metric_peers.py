@@ -1,4 +1,4 @@
-"""SI-SDR, its pairs and the permutation beside other packages, where they compute the same thing."""
+"""SI-SDR, its pairs and the permutation beside other packages that compute the same."""
 
 import fast_bss_eval
 import mir_eval
@@ -13,7 +13,7 @@ SAMPLES = 32000
 def signals(
     num_sources: int, noise: float, seed: int = 0, scale: float = 1.0, samples: int = SAMPLES
 ):
-    """(estimates, sources) [N, T] float32 without a mean, the estimates in another order than the sources."""
+    """(estimates, sources) [N, T] float32 without a mean, in different orders."""
     rng = np.random.default_rng(seed)
     sources = rng.standard_normal((num_sources, samples))
     interference = 0.3 * np.roll(sources, 1, axis=0)
@@ -35,7 +35,7 @@ def test_pairs_and_best_scores_are_those_of_fast_bss_eval(num_sources, noise, sc
     pairwise = jaxsep.pairwise_si_sdr(estimates, sources)
     wide = estimates.astype(np.float64), sources.astype(np.float64)
     theirs = -fast_bss_eval.numpy.pairwise_si_sdr_loss(*wide, zero_mean=True)
-    # Entries of another estimate lie where no tolerance in dB holds: an inner product near 0 in float32.
+    # Of another estimate no tolerance in dB holds: float32 inner products near 0.
     heard = theirs > -40
     np.testing.assert_allclose(np.asarray(pairwise)[heard], theirs[heard], atol=tolerance_db)
     permutation, scores = jaxsep.best_permutation(pairwise)
@@ -52,10 +52,11 @@ def test_pairs_and_best_scores_are_those_of_fast_bss_eval(num_sources, noise, sc
 def test_sdr_of_mir_eval_is_a_little_higher_and_chooses_the_same_permutation(
     num_sources, noise, above_db
 ):
-    """BSS Eval allows the source a filter of 512 taps, of which SI-SDR is the one with a single tap: its SDR is never lower.
+    """BSS Eval allows the source a filter of 512 taps, SI-SDR one tap: its SDR is never lower.
 
-    On white noise the other taps find only what is in the error by chance, about 511/32000 of it. The error loses that,
-    0.07 dB, and the target gains it, another 0.07 dB where the two are equally loud.
+    On white noise the other taps find only what is in the error by chance, about 511/32000 of it.
+    The error loses that, 0.07 dB, and the target gains it, another 0.07 dB where the two are
+    equally loud.
     """
     estimates, sources = signals(num_sources, noise)
     sdr, _, _, their_permutation = mir_eval.separation.bss_eval_sources(

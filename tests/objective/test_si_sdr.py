@@ -1,4 +1,4 @@
-"""SI-SDR against the authors' numbers, closed forms and a float64 twin; every edge in the table of its docstring."""
+"""SI-SDR against the authors' numbers and a float64 twin; every edge in its docstring's table."""
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ def test_gradient_does_not_move_the_mean():
 
 
 def test_neither_value_nor_gradient_depends_on_the_other_signals():
-    """Not even where one beside it is no number: that one's own SI-SDR is none."""
+    """Not even where one beside it is NaN: only that one's own SI-SDR is NaN."""
     estimates, sources = (
         np.stack([signal(s, 64) for s in (0, 1)]),
         np.stack([signal(s, 64) for s in (2, 3)]),

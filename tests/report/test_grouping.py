@@ -17,7 +17,7 @@ def grouped(root, names):
 
 
 def labels(experiment):
-    return [condition.label for condition in experiment.conditions]
+    return experiment.labels
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,7 @@ def test_conditions_are_ordered_and_ordinary_training_is_one(tmp_path):
     slim_run(tmp_path / "4", UNIFORM, "weighting.granularity=source", config="robust.py", seed=4)
     (experiment,) = grouped(tmp_path, "01234")
     assert labels(experiment) == ["uniform", "robust α=0.0667", "robust α=0.1", "robust α=0.2"]
-    assert [run.config["seed"] for run in experiment.reference.runs] == [1, 4]
-    assert experiment.has_baseline
-    assert not grouped(tmp_path, "03")[0].has_baseline
+    assert [run.config.seed for run in experiment.conditions[0].runs] == [1, 4]
 
 
 def test_copies_of_a_run_are_counted_once(tmp_path):
@@ -148,9 +146,9 @@ def test_copies_of_a_run_are_counted_once(tmp_path):
     for name in names:
         slim_run(tmp_path / name, UNIFORM, seed=int(name == "z"))
     (experiment,) = grouped(tmp_path, names)
-    assert [run.name for run in experiment.reference.runs] == ["x/run", "z"]
+    assert [run.name for run in experiment.conditions[0].runs] == ["x/run", "z"]
     copy = "uniform (scores of x/run: not counted again)"
-    assert list(table_of_runs([experiment])[1]["weighting"]) == ["uniform", "uniform", copy]
+    assert list(table_of_runs([experiment]).cells["weighting"]) == ["uniform", "uniform", copy]
 
 
 def test_experiments_of_other_mixtures_have_names_of_their_own(tmp_path):

@@ -23,8 +23,13 @@ RESULTS = ROOT / "launch" / "results"
 def test_a_table_is_made_again_from_the_compressed_runs(place, runs, name, table):
     (experiment,) = group(read_runs(sorted((RESULTS / place / "runs").glob(runs))))
     committed = pd.read_csv(RESULTS / place / "tables" / f"{name}.csv")
-    made = table(experiment)[1].astype(committed.dtypes)
+    made = made_table(table, experiment).astype(committed.dtypes)
     pd.testing.assert_frame_equal(made, committed, rtol=1e-9, atol=1e-9)
+
+
+def made_table(table, experiment):
+    made = table(experiment)
+    return (made[0] if isinstance(made, list) else made).numbers.reset_index(drop=True)
 
 
 def test_it_stays_small():

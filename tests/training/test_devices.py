@@ -1,4 +1,4 @@
-"""One device, several devices and several processes: the same step, the same scores, the same run."""
+"""One device, several devices and several processes: the same step, scores and run."""
 
 import csv
 import os
@@ -18,34 +18,37 @@ import runs
 
 from jaxsep.main import main
 
-KILLS = int(
-    os.environ.get("JAXSEP_KILLS", "8")
-)  # of the run that is killed again and again; 8 take four minutes
+# How often the run that is killed again and again is killed; 8 times take four minutes.
+KILLS = int(os.environ.get("JAXSEP_KILLS", "8"))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXSEP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+def cache(pack_cache):
+    """One cache of packed corpora for all runs."""
 
 
-def launch(*command, devices=1, processes=1, flags=False) -> list[subprocess.Popen]:
-    """The command in as many processes, each with as many CPU devices; flags: told by --coordinator …, or by bare arguments."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
+        return free.getsockname()[1]
+
+
+def launch(*command, devices=1, processes=1, flags=("", "", "")) -> list[subprocess.Popen]:
+    """The command in as many processes, each with as many CPU devices.
+
+    flags: what to put before the coordinator, the number of processes and the process.
+    """
+    coordinator = f"localhost:{free_port()}"
     xla = f"--xla_cpu_prefer_vector_width=512 --xla_force_host_platform_device_count={devices}"
     started = []
     for process in range(processes):
-        place = [coordinator, str(processes), str(process)]
-        if flags:
-            place = ["--coordinator", place[0], "--processes", place[1], "--process", place[2]]
+        values = (coordinator, str(processes), str(process))
+        place = [word for pair in zip(flags, values, strict=True) for word in pair if word]
         started.append(
             subprocess.Popen(
                 [sys.executable, *command, *(place if processes > 1 else [])],
                 cwd=runs.ROOT,
-                env={**os.environ, "XLA_FLAGS": xla},
+                env={**os.environ, "XLA_FLAGS": xla, "PYTHONPATH": str(runs.ROOT)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -56,71 +59,59 @@ def launch(*command, devices=1, processes=1, flags=False) -> list[subprocess.Pop
 
 def finish(started, status=0) -> str:
     outputs = [process.communicate(timeout=240)[0] for process in started]
-    assert [process.returncode for process in started] == [status] * len(started), "\n".join(
-        outputs
-    )
+    statuses = [process.returncode for process in started]
+    assert statuses == [status] * len(started), "\n".join(outputs)
     return outputs[0]
 
 
 def train(workdir, *, devices=1, processes=1, **fields) -> list[subprocess.Popen]:
     command = ["-m", "jaxsep.main", *runs.arguments(workdir, train__batch_size=8, **fields)]
-    return launch(*command, devices=devices, processes=processes, flags=True)
+    flags = ("--coordinator", "--processes", "--process")
+    return launch(*command, devices=devices, processes=processes, flags=flags)
+
+
+PLACES = {"1 device": (1, 1), "2 devices": (2, 1), "8 devices": (8, 1), "2 processes": (1, 2)}
 
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """(devices, processes) -> the folder of what on_devices.py made."""
-    made = {}
-    for devices, processes in ((1, 1), (2, 1), (8, 1), (1, 2)):
-        out = made[devices, processes] = tmp_path_factory.mktemp(f"steps-{devices}-{processes}")
-        finish(launch("tests/on_devices.py", str(out), devices=devices, processes=processes))
-    return made
+    """Place -> the folder of what on_devices.py made there; all places at once."""
+    folders = {place: tmp_path_factory.mktemp("steps") for place in PLACES}
+    started = [
+        launch("tests/training/on_devices.py", str(folder), devices=devices, processes=processes)
+        for folder, (devices, processes) in zip(folders.values(), PLACES.values(), strict=True)
+    ]
+    for processes in started:
+        finish(processes)
+    return folders
 
 
-def pieces(folder: Path) -> dict[str, dict[int, dict[str, np.ndarray]]]:
-    """case -> step -> losses, weights, grads (one vector), loss."""
-    found: dict[str, dict[int, dict[str, list[np.ndarray]]]] = {}
-    with np.load(folder / "steps.npz") as stored:
-        for name in stored.files:
-            case, step, what = re.fullmatch(r"(.*) (\d) \['(\w+)'\].*", name).groups()
-            found.setdefault(case, {}).setdefault(int(step), {}).setdefault(what, []).append(
-                stored[name].ravel()
-            )
-    return {
-        case: {
-            step: {what: np.concatenate(x) for what, x in values.items()}
-            for step, values in of_case.items()
-        }
-        for case, of_case in found.items()
-    }
-
-
-@pytest.mark.parametrize(
-    "where", [(2, 1), (8, 1), (1, 2)], ids=["2 devices", "8 devices", "2 processes"]
-)
-def test_losses_weights_and_gradients_are_those_of_one_device_step_after_step(steps, where):
-    alone, shared = pieces(steps[1, 1]), pieces(steps[where])
-    assert len(alone) == 7
-    for case, of_case in alone.items():
-        assert sorted(of_case) == [0, 1, 2, 3, 4]
-        for step, expected in of_case.items():
-            for what, x in expected.items():
-                distance = np.linalg.norm(shared[case][step][what] - x) / np.linalg.norm(x)
-                assert distance < 1e-5, (case, step, what, distance)
+@pytest.mark.parametrize("place", list(PLACES)[1:])
+def test_losses_weights_and_gradients_are_those_of_one_device_step_after_step(steps, place):
+    with (
+        np.load(steps["1 device"] / "steps.npz") as alone,
+        np.load(steps[place] / "steps.npz") as shared,
+    ):
+        assert set(alone) == set(shared)
+        assert len(alone) == 5 * 3 * 4  # cases, steps, and loss, losses, weights and gradient
+        for name, expected in alone.items():
+            distance = np.linalg.norm(shared[name] - expected) / np.linalg.norm(expected)
+            assert distance < 1e-5, (name, distance)
 
 
 def test_a_softmax_on_every_device_would_be_seen(steps):
-    found = pieces(steps[1, 1])["network"][0]
-    powers = np.exp(0.3 * found["losses"].reshape(2, -1))
-    apart = (powers / powers.sum(1, keepdims=True) / 2).ravel()
-    assert np.linalg.norm(apart - found["weights"]) > 1e-3 * np.linalg.norm(found["weights"])
+    with np.load(steps["1 device"] / "steps.npz") as stored:
+        losses, weights = stored["network/0 losses"], stored["network/0 weights"]
+    powers = np.exp(0.3 * losses.reshape(2, -1))
+    apart = powers / powers.sum(axis=1, keepdims=True) / 2
+    assert np.linalg.norm(apart.ravel() - weights.ravel()) > 1e-3 * np.linalg.norm(weights)
 
 
 def test_every_process_renders_its_own_mixtures_and_none_is_used_twice(steps):
-    shares = [np.load(steps[1, 2] / f"{process}.npy") for process in (0, 1)]
+    shares = [np.load(steps["2 processes"] / f"{process}.npy") for process in (0, 1)]
     assert [share.size for share in shares] == [64, 64]
     assert sorted(np.concatenate(shares)) == list(range(128))
-    assert sorted(np.load(steps[8, 1] / "0.npy")) == list(range(128))
+    assert sorted(np.load(steps["8 devices"] / "0.npy")) == list(range(128))
 
 
 @pytest.fixture(scope="module")
@@ -135,21 +126,17 @@ NAMES = {"train": ("loss", "grad_norm", "ess"), "val": ("combined",), "test": ("
 
 
 def assert_same_run(workdir, expected, kinds=("train", "val")):
-    """The same parameters, records and scores, but for rounding; every source of the test set once."""
-    for x, y in zip(
-        *(jax.tree.leaves(runs.last_state(folder).params) for folder in (workdir, expected)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(
-            x, y, atol=1e-4 * 1e-3 * 4
-        )  # four steps of at most the learning rate 1e-3
+    """The same parameters, records and scores, but for rounding; each test source once."""
+    states = (runs.last_state(folder).params for folder in (workdir, expected))
+    for x, y in zip(*map(jax.tree.leaves, states), strict=True):
+        # Four steps of at most the learning rate, 1e-3.
+        np.testing.assert_allclose(x, y, atol=1e-4 * 1e-3 * 4)
     for kind in kinds:
         ours, theirs = runs.records(workdir, kind), runs.records(expected, kind)
         assert [record["step"] for record in ours] == [record["step"] for record in theirs]
         for name in NAMES[kind]:
-            np.testing.assert_allclose(
-                [r[name] for r in ours], [r[name] for r in theirs], rtol=1e-4
-            )
+            values = ([record[name] for record in records] for records in (ours, theirs))
+            np.testing.assert_allclose(*values, rtol=1e-4)
     assert_same_scores(workdir, expected)
 
 
@@ -173,15 +160,20 @@ def test_two_processes_train_and_score_as_one(alone, tmp_path):
     assert_same_run(tmp_path / "run", alone, kinds=NAMES)
 
 
-def test_a_checkpoint_goes_on_with_other_devices(alone, tmp_path):
-    """Made by eight, gone on with by one and then by eight: the same mixtures, and the same parameters but for rounding."""
+def test_one_device_goes_on_from_the_checkpoint_of_eight(alone, tmp_path):
+    finish(train(tmp_path / "run", devices=8, train__num_epochs=1))
+    assert main(runs.arguments(tmp_path / "run", train__batch_size=8)) == 0
+    assert_same_run(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_eight_devices_go_on_from_the_checkpoint_of_one(alone, tmp_path):
     workdir, longer = tmp_path / "run", tmp_path / "alone"
-    finish(train(workdir, devices=8, train__num_epochs=1))
-    assert main(runs.arguments(workdir, train__batch_size=8, train__num_epochs=2)) == 0
-    assert_same_run(workdir, alone)
-    shutil.copytree(alone, longer)
+    for folder in (workdir, longer):
+        shutil.copytree(alone, folder)
     assert main(runs.arguments(longer, train__batch_size=8, train__num_epochs=3)) == 0
-    assert "going on from step 4, epoch 3" in finish(train(workdir, devices=8, train__num_epochs=3))
+    output = finish(train(workdir, devices=8, train__num_epochs=3))
+    assert "going on from step 4, epoch 3" in output
     assert_same_run(workdir, longer)
 
 
@@ -194,16 +186,14 @@ def wait_for(path: Path, text: str, started) -> None:
 
 
 def test_sigterm_stops_every_process_after_the_same_step(tmp_path):
-    """Though only one is told, and one that writes no file."""
+    """The signal reaches only one of them, and not the main process."""
     workdir = tmp_path / "run"
     started = train(workdir, processes=2, train__num_epochs=50, train__log_every=1)
     wait_for(workdir / "metrics.jsonl", '"step": 3,', started)
     started[1].send_signal(signal.SIGTERM)
     output = finish(started, status=143)
-    step = int(
-        re.search(r"SIGTERM: saved at step (\d+); the same command goes on from here", output)[1]
-    )
-    assert int(runs.last_state(workdir).step) == step
+    saved = re.search(r"SIGTERM: saved at step (\d+); the same command goes on from here", output)
+    assert int(runs.last_state(workdir).step) == int(saved[1])
     assert not (workdir / "summary.json").exists()
 
 
@@ -227,19 +217,12 @@ def test_killed_at_any_time_a_run_ends_as_one_that_was_not(tmp_path):
     assert reached[0] < reached[1]
     assert sorted(reached) == reached
     finish(train(workdir, processes=2, **fields))
-    for x, y in zip(
-        *(jax.tree.leaves(runs.last_state(tmp_path / name)) for name in ("run", "undisturbed")),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(x, y)
+    runs.assert_same(runs.last_state(workdir), runs.last_state(tmp_path / "undisturbed"))
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):
     output = finish(train(tmp_path / "run", devices=3), status=2)
-    assert (
-        "error: train.batch_size is 8, it must be a multiple of the 3 devices that share it, such as 9"
-        in output
-    )
+    assert "error: train.batch_size is 8, it must be a multiple of the 3 devices" in output
     assert not (tmp_path / "run").exists()
 
 
@@ -252,21 +235,15 @@ def test_a_mistake_stops_every_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    "flags",
     [
-        (
-            ["--processes", "2"],
-            "--coordinator HOST:PORT, --processes N and --process I go together",
-        ),
-        (
-            ["--coordinator", "localhost:1", "--processes", "2", "--process", "2"],
-            "--process is 2, it must be from 0 to 1, below --processes",
-        ),
+        ["--processes", "2"],
+        ["--coordinator", "localhost:1", "--processes", "2", "--process", "2"],
     ],
 )
-def test_half_said_flags_are_refused(tmp_path, capsys, flags, message):
+def test_half_said_flags_are_refused(tmp_path, capsys, flags):
     assert main([*runs.arguments(tmp_path / "run"), *flags]) == 2
-    assert message in capsys.readouterr().err
+    assert "--process I, from 0 to N - 1, go together" in capsys.readouterr().err
 
 
 SRUN = """#!/usr/bin/env bash
@@ -283,11 +260,10 @@ exit $status
 """
 
 
+@pytest.mark.slow
 def test_the_slurm_script_starts_a_process_for_every_task_and_queues_again(alone, tmp_path):
     if not (runs.ROOT / ".venv").exists():
-        pytest.skip(
-            "no .venv: launch/slurm.sbatch would install one, which is for launch/test.sh to do"
-        )
+        pytest.skip("no .venv: launch/slurm.sbatch would install one")
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "srun").write_text(SRUN)
@@ -295,13 +271,10 @@ def test_the_slurm_script_starts_a_process_for_every_task_and_queues_again(alone
     for tool in tools.iterdir():
         tool.chmod(0o755)
     workdir = tmp_path / "run"
-    with socket.socket() as free:  # JAX makes the coordinator's port of the job's number
-        free.bind(("localhost", 0))
-        job = str(free.getsockname()[1])
     environment = {
         **os.environ,
         "PATH": f"{tools}:{os.environ['PATH']}",
-        "SLURM_JOB_ID": job,
+        "SLURM_JOB_ID": str(free_port()),  # JAX makes the coordinator's port of it
         "SLURM_SUBMIT_DIR": str(runs.ROOT),
     }
 

@@ -22,11 +22,10 @@ from runs import (
 )
 
 import jaxsep
+from jaxsep.config import load as settings
 from jaxsep.inference.bundle import load_bundle
 from jaxsep.main import main
-from jaxsep.training.build import build, fresh_state, params_to_start_from
-from jaxsep.training.state import make_optimizer
-from jaxsep.training.workdir import read_config
+from jaxsep.training.build import build, params_to_start_from
 
 pytestmark = pytest.mark.usefixtures("pack_cache")
 
@@ -37,9 +36,9 @@ def read_signal(folder, name):
 
 
 def test_a_run_leaves_what_the_design_says(finished_run):
-    names = {path.name for path in finished_run.iterdir()}
-    assert names >= {"config.json", "metrics.jsonl", "checkpoints", "recipes", "evaluation"}
-    assert names >= {"summary.json", "model", "tensorboard"}
+    names = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "recipes"}
+    names |= {"evaluation", "summary.json", "model"}
+    assert names <= {path.name for path in finished_run.iterdir()}
     results = summary(finished_run)
     assert results["data"]["kind"] == "synthetic"
     assert set(results) >= {"test", "test_last", "test_last_epochs", "val", "best"}
@@ -49,8 +48,7 @@ def test_a_run_leaves_what_the_design_says(finished_run):
     assert len((finished_run / "evaluation" / "test.csv").read_text().splitlines()) == 61
     excerpts = sorted((finished_run / "evaluation" / "audio").iterdir())
     assert len(excerpts) == 25
-    assert len(list(excerpts[0].glob("source*.wav"))) == 2
-    assert len(list(excerpts[0].glob("estimate*.wav"))) == 2
+    assert len(list(excerpts[0].iterdir())) == 5
     audio, rate = soundfile.read(excerpts[0] / "mixture.wav")
     assert (rate, audio.shape) == (8000, (2000,))
     for kind in ("train", "val", "test"):
@@ -58,7 +56,11 @@ def test_a_run_leaves_what_the_design_says(finished_run):
     lines = records(finished_run, "train")
     # Every second step, and the last of an epoch.
     assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10]
-    assert {"loss", "si_sdri", "grad_norm", "ess", "no_mass", "learning_rate"} < set(lines[0])
+    assert {"loss", "si_sdri", "grad_norm", "no_mass", "learning_rate"} < set(lines[0])
+    assert 1 <= lines[0]["ess"] <= 8
+    assert lines[0]["weight_speech"] + lines[0]["weight_environment"] == pytest.approx(2, rel=1e-4)
+    (memory,) = jax.tree.leaves(last_state(finished_run).weighting)
+    assert np.ptp(memory) > 0
 
 
 def test_scores_in_the_table_are_those_of_the_saved_audio(finished_run):
@@ -82,27 +84,17 @@ def test_the_bundle_separates_as_the_evaluation_did_and_says_what_it_is(finished
     saved = np.stack([read_signal(folder, f"estimate{n}") for n in (1, 2)])
     assert np.max(jaxsep.pairwise_si_sdr(estimates, saved), axis=1).min() > 60
     description = json.loads((finished_run / "model" / "model.json").read_text())
-    fields = {"num_sources": 2, "num_blocks": 1, "enc_num_basis": 16}
-    assert description["family"] == "original"
-    assert description["fields"].items() >= fields.items()
-    assert (description["sample_rate"], description["num_sources"]) == (8000, 2)
-    assert description["normalisation"] == "mixture: zero mean, unit standard deviation"
+    assert (description["family"], description["sample_rate"]) == ("original", 8000)
+    assert description["fields"]["enc_num_basis"] == 16
     assert {"rain", "test00"} <= set(description["classes"])
     assert description["training"] == summary(finished_run)["training"]
-    assert description["jaxsep"] == jaxsep.__version__
 
 
 def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(finished_run, tmp_path):
-    """Stopped in the first epoch, killed in the second and sent back to the checkpoint between
-    them, and stopped again while it writes a checkpoint after every step."""
+    """Stopped in the first epoch; killed in the second, and sent back to the checkpoint between."""
     workdir = tmp_path / "run"
-    for number, status, step, minutes, workers in (
-        (signal.SIGTERM, 143, 2, 10, 1),
-        (signal.SIGKILL, -9, 6, 10, 3),
-        (signal.SIGINT, 130, 8, 1e-9, 1),
-    ):
-        fields = {"train__checkpoint_minutes": minutes, "train__workers": workers}
-        process = start(workdir, **fields)
+    for number, status, step, workers in ((signal.SIGINT, 130, 2, 3), (signal.SIGKILL, -9, 6, 1)):
+        process = start(workdir, train__workers=workers)
         wait_for(workdir / "metrics.jsonl", f'"step": {step},', process)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
@@ -127,43 +119,11 @@ def test_epochs_may_be_added_and_nothing_is_done_twice(finished_run, tmp_path, c
     assert "combined" in capsys.readouterr().out
 
 
-def test_the_memory_of_a_weighting_is_in_the_checkpoint(tmp_path):
-    """A run of two epochs, and one that got its second epoch later, end alike."""
-    factors = {"weighting__factors": "('robust','group_dro')"}
-    whole, later = tmp_path / "whole", tmp_path / "later"
-    assert main(arguments(whole, "product.py", **factors)) == 0
-    assert main(arguments(later, "product.py", train__num_epochs=1, **factors)) == 0
-    after_one = last_state(later).weighting[1]
-    assert main(arguments(later, "product.py", **factors)) == 0
-    assert_same(last_state(whole), last_state(later))
-    assert np.ptp(after_one) > 0
-    assert np.any(np.asarray(last_state(whole).weighting[1]) != after_one)
-    line = records(whole, "train")[-1]
-    assert 1 <= line["ess"] <= 8
-    assert line["weight_speech"] + line["weight_environment"] == pytest.approx(2, rel=1e-4)
-
-
 def test_another_configuration_in_the_folder_is_refused(finished_run, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
     assert main(arguments(finished_run, train__learning_rate=0.5)) == 2
     assert "train.learning_rate: 0.5 now, 0.001 there" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
-
-
-@pytest.mark.slow
-def test_gradient_accumulation_changes_nothing_but_rounding(tmp_path):
-    for name, micro_batch in (("whole", 0), ("parts", 2)):
-        fields = {"train__micro_batch": micro_batch, "train__num_epochs": 1}
-        assert main(arguments(tmp_path / name, "robust.py", **fields)) == 0
-    components = build(read_config(tmp_path / "whole"))
-    fresh = fresh_state(components, make_optimizer(1.0, clip_norm=0))
-    whole, parts, first = (
-        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
-        for state in (last_state(tmp_path / "whole"), last_state(tmp_path / "parts"), fresh)
-    )
-    moved = np.linalg.norm(whole - first)
-    assert moved > 0.05
-    assert np.linalg.norm(whole - parts) < 0.01 * moved
 
 
 def test_starts_from_a_trained_run_and_from_published_weights(
@@ -178,19 +138,12 @@ def test_starts_from_a_trained_run_and_from_published_weights(
         last_state(workdir).params,
         origin,
     )
-    config = read_config(workdir)
     published = reference_dir / "improved_sudormrf_module.pt"
-    config.train.init_from = str(published)
-    config.model.update(
-        family="improved",
-        out_channels=16,
-        in_channels=24,
-        num_blocks=2,
-        upsampling_depth=3,
-        enc_kernel_size=21,
-        enc_num_basis=32,
-    )
-    assert jax.tree.leaves(params_to_start_from(build(config)))
+    fields = {"family": "improved", "out_channels": 16, "in_channels": 24, "num_blocks": 2}
+    fields |= {"upsampling_depth": 3, "enc_kernel_size": 21, "enc_num_basis": 32}
+    options = {f"model__{name}": value for name, value in fields.items()}
+    words = arguments(workdir, train__init_from=published, **options)
+    assert jax.tree.leaves(params_to_start_from(build(settings.load(words[1], words[4:]))))
     for wrong in (published, tmp_path / "nothing", tmp_path / "nothing.pt"):
         assert main(arguments(tmp_path / "wrong", train__init_from=wrong)) == 2
         assert "error: train.init_from: " in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Whether published mixtures are the sum of their sources, as exactly as their format allows."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,69 +31,54 @@ class Sum(NamedTuple):
     """How far a mixture is from `gain` times the sum of its sources: the largest deviation of a
     sample, and the largest that rounding explains."""
 
-    gain: float
     deviation: float
     tolerance: float
+    gain: float
 
     @property
     def adds_up(self) -> bool:
         return self.deviation <= self.tolerance
 
 
-def sums(
-    root: Path,
-    mixtures: Sequence[str],
-    roles: Sequence[str],
-    bar: Callable[[Sequence, str], Iterable],
-) -> tuple[str, str, tuple[str, ...]]:
+def sums(mixtures: Iterable[Path], sources: Sequence[str]) -> tuple[str, list[str]]:
     """Checks every mixture of a set.
 
     Args:
-        root: the folder that the paths of the mixtures are relative to.
-        mixtures: the file of each mixture.
-        roles: names of the folders, the mixture's first.
-        bar: (items, title) -> the items, under a progress bar.
+        mixtures: the file of each.
+        sources: names of the folders beside that of the mixtures, from `all_sources`.
 
     Returns:
-        (the sum, as 'mix = s1 + s2'; its result; a line for each mixture that is no sum, the worst
-        first, or has no usable files)
+        (result; a line for each mixture that is no sum, the worst first, or has no usable files)
     """
-    sources = all_sources((root / mixtures[0]).parent.parent, roles)
-    title = f"{roles[0]} = {' + '.join(sources)}"
-    checked: dict[str, Sum] = {}
-    unchecked: list[str] = []
-    unusable: list[str] = []
-    for path in bar(mixtures, "adding up"):
-        mixture = root / path
+    checked: list[tuple[Sum, str]] = []
+    inexact: list[str] = []
+    wrong: list[str] = []
+    for path in mixtures:
         try:
-            one = add_up(mixture, [mixture.parent.parent / role / mixture.name for role in sources])
+            one = add_up(path, [path.parent.parent / role / path.name for role in sources])
         except DataError as error:
-            unusable.append(str(error))
+            wrong.append(str(error))
             continue
         if one is None:
-            unchecked.append(f"{display(mixture)}: its format is not exact")
+            inexact.append(display(path))
         else:
-            checked[path] = one
-    worst_first = sorted(checked, key=lambda path: -checked[path].deviation)
-    right = [path for path in worst_first if checked[path].adds_up]
-    wrong = [path for path in worst_first if not checked[path].adds_up]
-    scaled = [path for path in right if checked[path].gain != 1]
-    result = [f"{len(right):,} of {len(mixtures):,} add up"]
-    if worst_first:
-        worst = worst_first[0]
-        result.append(f"largest deviation {checked[worst].deviation:.1e} ({display(worst)})")
-    if scaled:
-        example = f"{display(scaled[0])}: × {checked[scaled[0]].gain:.3f}"
-        result.append(f"{len(scaled):,} at a level of their own (as {example})")
-    if unchecked:
-        result.append(f"{len(unchecked):,} not checked (as {unchecked[0]})")
-    lines = [
-        f"{display(root / path)}: is not {' + '.join(sources)}, "
-        f"off by up to {checked[path].deviation:.1e} "
-        f"(rounding explains {checked[path].tolerance:.1e})"
-        for path in wrong
+            checked.append((one, display(path)))
+    checked.sort(reverse=True)
+    right = [(one, shown) for one, shown in checked if one.adds_up]
+    result = [f"{len(right):,} of {len(checked) + len(inexact) + len(wrong):,} add up"]
+    if checked:
+        result.append(f"largest deviation {checked[0][0].deviation:.1e} ({checked[0][1]})")
+    if scaled := [f"{shown}: × {one.gain:.3f}" for one, shown in right if one.gain != 1]:
+        result.append(f"{len(scaled):,} at a level of their own (as {scaled[0]})")
+    if inexact:
+        result.append(f"{len(inexact):,} not checked, in formats that are not exact ({inexact[0]})")
+    no_sums = [
+        f"{shown}: is not {' + '.join(sources)}, off by up to {one.deviation:.1e} "
+        f"(rounding explains {one.tolerance:.1e})"
+        for one, shown in checked
+        if not one.adds_up
     ]
-    return title, "; ".join(result), (*lines, *unusable)
+    return "; ".join(result), no_sums + wrong
 
 
 def all_sources(folder: Path, roles: Sequence[str]) -> tuple[str, ...]:
@@ -102,15 +87,13 @@ def all_sources(folder: Path, roles: Sequence[str]) -> tuple[str, ...]:
     These are the others, and those of a published set that a user may have left out: all of s1, s2,
     ... that are in `folder`, and the noise of mix_both.
     """
-    sources = list(roles[1:])
+    published: tuple[str, ...] = ()
     if roles[0] in MIXTURE_ROLES and (folder / "s1").is_dir():
-        sources += [role for role in find_roles(folder)[1:] if role not in sources]
-        if roles[0] == "mix_both" and "noise" not in sources:
-            sources.append("noise")
-    return tuple(sources)
+        published = (*find_roles(folder)[1:], *["noise"] * (roles[0] == "mix_both"))
+    return tuple(dict.fromkeys((*roles[1:], *published)))
 
 
-def add_up(mixture: str | os.PathLike, sources: Sequence[str | os.PathLike]) -> Sum | None:
+def add_up(mixture: Path, sources: Sequence[Path]) -> Sum | None:
     """Compares a mixture with the sum of its sources at their own rate; None if inexact formats.
 
     Each file may be off by one step of its format (half a step where it was rounded, one where it
@@ -123,10 +106,7 @@ def add_up(mixture: str | os.PathLike, sources: Sequence[str | os.PathLike]) -> 
     files = (mixture, *sources)
     signals = [np.concatenate(list(audio_blocks(path)), axis=1, dtype=float) for path in files]
     if len({signal.shape for signal in signals}) > 1:
-        lengths = ", ".join(str(signal.shape[1]) for signal in signals)
-        raise DataError(
-            f"{display(mixture)}: its roles have {lengths} samples; they must be equally long"
-        )
+        raise DataError(f"{display(mixture)}: differs in length or channels from its sources")
     formats = [soundfile.info(os.fsencode(path)).subtype for path in files]
     if not set(formats) <= STEPS.keys():
         return None
@@ -134,10 +114,10 @@ def add_up(mixture: str | os.PathLike, sources: Sequence[str | os.PathLike]) -> 
     mixture_step, *source_steps = (STEPS[name] for name in formats)
     floor = ARITHMETIC * max(np.abs(signal).max() for signal in signals)
 
-    def compare(gain: float, *, clipped: bool) -> Sum:
+    def compare(gain: float, clipped: bool) -> Sum:
         expected = (gain * parts).clip(-1, 1) if clipped else gain * parts
         tolerance = mixture_step + abs(gain) * sum(source_steps) + floor
-        return Sum(gain, float(np.abs(whole - expected).max()), tolerance)
+        return Sum(float(np.abs(whole - expected).max()), tolerance, gain)
 
     power = (parts * parts).sum()
     for gain in (1.0, (whole * parts).sum() / power if power else 0.0):

@@ -1,8 +1,5 @@
 """Dynamic mixing: `draw` makes the recipes of mixtures, `render` turns recipes into audio.
 
-A recipe is a pure function of (seed, epoch, index): whoever draws it, in whatever order, gets the
-same mixture, so nothing but these three numbers is kept of a training set that has no end.
-
 With sources s_n of zero mean and unit power (n = 0 the first active one), an SNR in dB and the
 standard deviation d of the sum, a mixture is
 
@@ -13,29 +10,21 @@ standard deviation d of the sum, a mixture is
 
 from collections.abc import Mapping
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 
 from jaxsep.data.layouts import SPLITS
+from jaxsep.data.levels import remove_mean
 from jaxsep.data.mixtures.recipes import Arrays, uniforms
-from jaxsep.data.mixtures.sampler import (
-    REDRAWS,
-    AnyPool,
-    Pool,
-    pick_class,
-    pick_offset,
-    pick_recording,
-)
+from jaxsep.data.mixtures.sampler import REDRAWS, pick_class, pick_offset, pick_recording
 
-# What is left of a constant after its float32 mean is removed is rounding noise, not sound.
-ROUNDING = 1e-10
 # Random numbers of a slot: its turn to be active, corpus, class, recording, tries for an offset.
 PER_SLOT = 4 + 1 + REDRAWS
-NO_POOL = "pool is a {}; must come from make_pool or make_premixed_pool"
 
 
 @singledispatch
-def draw(pool: AnyPool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
+def draw(pool: Any, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
     """The recipes of mixtures `indices` of an epoch; their arrays are listed in `recipes`.
 
     A recipe depends on (seed, epoch, index) and the pool alone, not on the other indices.
@@ -45,11 +34,44 @@ def draw(pool: AnyPool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
       seed, epoch: integers from 0.
       indices: [B] integers from 0.
     """
-    raise TypeError(NO_POOL.format(type(pool).__name__))
+    indices, slots = np.asarray(indices, np.int64), pool.num_sources
+    shape = (indices.size, slots)
+    uniform = uniforms(seed, epoch, SPLITS.index(pool.split), indices, 2 + slots * PER_SLOT)
+    snr = ((2 * uniform[:, 0] - 1) * pool.max_snr_db).astype(np.float32)
+    count = 1 + np.searchsorted(pool.count_cdf[:-1], uniform[:, 1], side="right")
+    per_slot = uniform[:, 2:].reshape(*shape, PER_SLOT)
+    recipes = {
+        "index": indices,
+        "corpus": np.full(shape, -1, np.int8),
+        "recording": np.full(shape, -1),
+        "offset": np.zeros(shape, np.int64),
+        "class_ids": np.full(shape, -1, np.int32),
+        # Active are the slots with the `count` smallest numbers: any subset is equally likely.
+        "active": per_slot[:, :, 0].argsort(axis=1).argsort(axis=1) < count[:, None],
+        "snr": np.where(count > 1, snr, np.float32(0)),
+    }
+    classes = np.full(shape, -1)  # within the candidates of the corpus
+    for slot in range(slots):
+        chosen = np.searchsorted(pool.priors[slot][:-1], per_slot[:, slot, 1], side="right")
+        for number in np.unique(chosen):
+            candidates = pool.candidates[number]
+            rows = np.flatnonzero(recipes["active"][:, slot] & (chosen == number))
+            u, total = per_slot[rows, slot], candidates.class_ids.size
+            same_corpus = recipes["corpus"][rows, :slot] == number
+            taken = np.where(same_corpus, classes[rows, :slot], total)
+            classes[rows, slot] = members = pick_class(u[:, 2], taken, total)
+            recordings = pick_recording(u[:, 3], candidates, members)
+            recipes["corpus"][rows, slot] = number
+            recipes["class_ids"][rows, slot] = candidates.class_ids[members]
+            recipes["recording"][rows, slot] = recordings
+            recipes["offset"][rows, slot] = pick_offset(
+                u[:, 4:], pool.corpora[number], candidates.loud_before, recordings, pool.num_samples
+            )
+    return recipes
 
 
 @singledispatch
-def render(pool: AnyPool, recipes: Mapping[str, np.ndarray]) -> Arrays:
+def render(pool: Any, recipes: Mapping[str, np.ndarray]) -> Arrays:
     """The audio of recipes.
 
     Sources and mixture have zero mean and are divided by the mixture's standard deviation; the
@@ -61,71 +83,27 @@ def render(pool: AnyPool, recipes: Mapping[str, np.ndarray]) -> Arrays:
       active bool [B,N], snr float32 [B] dB, index int64 [B], lengths int32 [B] (samples that are
       no padding at the end).
     """
-    raise TypeError(NO_POOL.format(type(pool).__name__))
-
-
-@draw.register
-def _draw(pool: Pool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
-    indices = np.asarray(indices, np.int64)
-    batch, slots = indices.size, pool.num_sources
-    stream = SPLITS.index(pool.split)
-    uniform = uniforms(seed, epoch, stream, indices, 2 + slots * PER_SLOT)
-    snr = ((2 * uniform[:, 0] - 1) * pool.max_snr_db).astype(np.float32)
-    count = 1 + np.searchsorted(pool.count_cdf[:-1], uniform[:, 1], side="right")
-    per_slot = uniform[:, 2:].reshape(batch, slots, PER_SLOT)
-    # Active are the slots with the `count` smallest numbers: any subset is equally likely.
-    active = per_slot[:, :, 0].argsort(axis=1).argsort(axis=1) < count[:, None]
-    corpus = np.full((batch, slots), -1, np.int8)
-    classes = np.full((batch, slots), -1)  # within the candidates of the corpus
-    recording = np.full((batch, slots), -1)
-    offset = np.zeros((batch, slots), np.int64)
-    class_ids = np.full((batch, slots), -1, np.int32)
-    for slot in range(slots):
-        chosen = np.searchsorted(pool.priors[slot][:-1], per_slot[:, slot, 1], side="right")
-        for number, candidates in enumerate(pool.candidates):
-            rows = np.flatnonzero(active[:, slot] & (chosen == number))
-            if not rows.size:
-                continue
-            u, total = per_slot[rows, slot], candidates.class_ids.size
-            taken = np.where(corpus[rows, :slot] == number, classes[rows, :slot], total)
-            members = pick_class(u[:, 2], taken, total)
-            clips = pick_recording(u[:, 3], candidates, members)
-            corpus[rows, slot], classes[rows, slot] = number, members
-            class_ids[rows, slot], recording[rows, slot] = candidates.class_ids[members], clips
-            offset[rows, slot] = pick_offset(
-                u[:, 4:], pool.corpora[number], candidates.loud_before, clips, pool.num_samples
-            )
-    return {
-        "index": indices,
-        "corpus": corpus,
-        "recording": recording,
-        "offset": offset,
-        "class_ids": class_ids,
-        "active": active,
-        "snr": np.where(active.sum(axis=1) > 1, snr, np.float32(0)),
-    }
-
-
-@render.register
-def _render(pool: Pool, recipes: Mapping[str, np.ndarray]) -> Arrays:
     batch, slots, samples = recipes["index"].size, pool.num_sources, pool.num_samples
     sources = np.empty((batch, slots, samples), np.float32)
     mixture = np.empty((batch, samples), np.float32)
-    active = np.array(recipes["active"], bool)
+    active = np.array(recipes["active"])
     first = active & (active.cumsum(axis=1) == 1)
     levels = np.where(first, 1.0, 10.0 ** (-recipes["snr"].astype(np.float64)[:, None] / 20.0))
     # Slicing an object of class memmap costs more than slicing an array.
     signals = [np.asarray(corpus.audio) for corpus in pool.corpora]
-    for b in range(batch):
-        block = sources[b]
+    for b, block in enumerate(sources):
         for n in range(slots):
-            if active[b, n]:
-                number, recording = recipes["corpus"][b, n], recipes["recording"][b, n]
-                start = pool.corpora[number].offsets[recording]
-                stop = start + pool.corpora[number].lengths[recording]
-                copy_segment(signals[number][start:stop], int(recipes["offset"][b, n]), block[n])
-            else:
+            if not active[b, n]:
                 block[n] = 0.0
+                continue
+            number, recording = recipes["corpus"][b, n], recipes["recording"][b, n]
+            corpus, offset = pool.corpora[number], int(recipes["offset"][b, n])
+            begin, length = int(corpus.offsets[recording]), int(corpus.lengths[recording])
+            start, stop = max(offset, 0), min(offset + samples, length)
+            if stop - start < samples:
+                block[n] = 0.0
+            segment = signals[number][begin + start : begin + stop]
+            block[n, start - offset : stop - offset] = segment
         power = remove_mean(block)
         active[b] &= power > 0
         block *= (levels[b] / np.sqrt(np.where(power > 0, power, 1.0))).astype(np.float32)[:, None]
@@ -142,34 +120,3 @@ def _render(pool: Pool, recipes: Mapping[str, np.ndarray]) -> Arrays:
         "index": recipes["index"],
         "lengths": np.full(batch, samples, np.int32),
     }
-
-
-def copy_segment(signal: np.ndarray, offset: int, out: np.ndarray) -> None:
-    """Fill `out` [T] with `signal` from `offset` on; zeros before its start and after its end."""
-    start, stop = max(offset, 0), min(offset + out.size, signal.size)
-    if stop - start == out.size:
-        out[:] = signal[start:stop]
-        return
-    out[:] = 0.0
-    if stop > start:
-        out[start - offset : stop - offset] = signal[start:stop]
-
-
-def remove_mean(block: np.ndarray) -> np.ndarray:
-    """Remove the mean of each row of `block` [N,T] in place; returns the power left, float64 [N].
-
-    A constant row becomes exactly zero, with power 0.
-    """
-    means = block.mean(axis=1, keepdims=True)
-    block -= means
-    power = np.einsum("nt,nt->n", block, block).astype(np.float64) / block.shape[1]
-    power[power <= ROUNDING * means[:, 0].astype(np.float64) ** 2] = 0.0
-    block[power == 0] = 0.0
-    return power
-
-
-def power_ratio(power: np.ndarray) -> float:
-    """Power of source 0 to source 1, dB; 0 where there is no such ratio."""
-    if power.size < 2 or power[:2].min() <= 0:
-        return 0.0
-    return float(10 * np.log10(power[0] / power[1]))

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxsep.data.layouts import PREMIXED_FIELD, PREMIXED_SPLITS, SPLITS
-from jaxsep.data.mixtures.dynamic import copy_segment, draw, power_ratio, remove_mean, render
-from jaxsep.data.mixtures.recipes import Arrays, uniforms
-from jaxsep.data.mixtures.sampler import AnyPool, pick, segment_samples
-from jaxsep.data.packs.premixed import Premixed, premixed_table
+from jaxsep.data.layouts import PREMIXED_SPLITS, SPLITS
+from jaxsep.data.levels import power_ratio, remove_mean
+from jaxsep.data.mixtures.dynamic import draw, render
+from jaxsep.data.mixtures.recipes import Arrays, stream, uniforms
+from jaxsep.data.mixtures.sampler import AnyPool, pick
+from jaxsep.data.packs.format import Pack, class_table
 from jaxsep.errors import DataError
 
 
@@ -27,13 +28,13 @@ class PremixedPool(AnyPool):
       whole: True: index i is mixture i at its full length. False: random crops in random order.
     """
 
-    source: Premixed
+    source: Pack
     mixtures: np.ndarray
     whole: bool
 
 
 def make_premixed_pool(
-    premixed: Premixed, *, split: str, segment_seconds: float | None
+    premixed: Pack, *, split: str, segment_seconds: float | None
 ) -> PremixedPool:
     """The pool of one split of a premixed set, for `dynamic.draw` and `dynamic.render`.
 
@@ -49,15 +50,15 @@ def make_premixed_pool(
     mixtures = np.flatnonzero(premixed.splits == SPLITS.index(split))
     if not mixtures.size:
         raise DataError(
-            f"{PREMIXED_FIELD}: has no {split} mixtures; "
+            f"data.premixed_root: has no {split} mixtures; "
             f"needed: one of the folders {', '.join(PREMIXED_SPLITS[split])}"
         )
     if segment_seconds is None:
         num_samples = int(premixed.lengths[mixtures].max())
     else:
-        num_samples = segment_samples(segment_seconds, premixed.sample_rate)
+        num_samples = round(segment_seconds * premixed.sample_rate)
     return PremixedPool(
-        table=premixed_table(premixed),
+        table=class_table([premixed]),
         split=split,
         num_samples=num_samples,
         num_sources=len(premixed.roles) - 1,
@@ -73,58 +74,41 @@ def make_premixed_pool(
 
 @draw.register
 def _draw(pool: PremixedPool, seed: int, epoch: int, indices: np.ndarray) -> Arrays:
-    indices = np.asarray(indices, np.int64)
-    if pool.whole:
-        chosen, offset = pool.mixtures[indices], np.zeros(indices.size, np.int64)
-    else:
-        stream = SPLITS.index(pool.split)
-        chosen = _shuffled(pool.mixtures, seed, epoch, stream, indices)
+    indices, split = np.asarray(indices, np.int64), SPLITS.index(pool.split)
+    chosen, offset = pool.mixtures[indices % pool.mixtures.size], np.zeros_like(indices)
+    if not pool.whole:
+        laps, places = np.divmod(indices, pool.mixtures.size)
+        for lap in np.unique(laps).tolist():
+            order = stream(seed, epoch, split, lap, purpose=1).permutation(pool.mixtures)
+            chosen[laps == lap] = order[places[laps == lap]]
         spare = np.maximum(pool.source.lengths[chosen] - pool.num_samples, 0)
-        offset = pick(uniforms(seed, epoch, stream, indices, 1)[:, 0], spare + 1)
+        offset = pick(uniforms(seed, epoch, split, indices, 1)[:, 0], spare + 1)
     shape = (indices.size, pool.num_sources)
     return {
         "index": indices,
         "corpus": np.zeros(shape, np.int8),
-        "recording": np.broadcast_to(chosen[:, None], shape).copy(),
-        "offset": np.broadcast_to(offset[:, None], shape).copy(),
+        "recording": np.tile(chosen[:, None], pool.num_sources),
+        "offset": np.tile(offset[:, None], pool.num_sources),
         "class_ids": pool.source.classes[chosen],
         "active": np.ones(shape, bool),
         "snr": pool.source.snr[chosen],
     }
 
 
-def _shuffled(
-    mixtures: np.ndarray, seed: int, epoch: int, stream: int, indices: np.ndarray
-) -> np.ndarray:
-    """What stands at `indices` of the mixtures in random order, lap after lap."""
-    laps, places = np.divmod(indices, mixtures.size)
-    chosen = np.empty(indices.size, np.int64)
-    for lap in np.unique(laps).tolist():
-        # Streams of their own: `uniforms` leaves the highest word of the counter at 0.
-        counter = np.array([0, lap, stream, 1], np.uint64)
-        bits = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter)
-        order = np.random.Generator(bits).permutation(mixtures)
-        chosen[laps == lap] = order[places[laps == lap]]
-    return chosen
-
-
 @render.register
 def _render(pool: PremixedPool, recipes: Mapping[str, np.ndarray]) -> Arrays:
-    premixed, samples = pool.source, pool.num_samples
-    batch, count = recipes["index"].size, len(premixed.roles)
+    premixed, batch, roles = pool.source, recipes["index"].size, 1 + pool.num_sources
     audio = np.asarray(premixed.audio)
-    signals = np.empty((batch, count, samples), np.float32)  # the mixture, then the sources
+    signals = np.zeros((batch, roles, pool.num_samples), np.float32)  # the mixture, then sources
     active = np.empty((batch, pool.num_sources), bool)
     snr = np.empty(batch, np.float32)
-    lengths = np.empty(batch, np.int32)
-    for b in range(batch):
-        mixture, offset = int(recipes["recording"][b, 0]), int(recipes["offset"][b, 0])
-        start, length = premixed.offsets[mixture], int(premixed.lengths[mixture])
-        recorded = audio[start : start + count * length].reshape(count, length)
-        for role in range(count):
-            copy_segment(recorded[role], offset, signals[b, role])
-        lengths[b] = min(length - offset, samples)
-        power = remove_mean(signals[b, :, : lengths[b]])
+    recorded, offsets = recipes["recording"][:, 0], recipes["offset"][:, 0]
+    lengths = np.minimum(premixed.lengths[recorded] - offsets, pool.num_samples)
+    for b, (mixture, offset, length) in enumerate(zip(recorded, offsets, lengths, strict=True)):
+        start, total = premixed.offsets[mixture], premixed.lengths[mixture]
+        whole = audio[start : start + roles * total].reshape(roles, total)
+        signals[b, :, :length] = whole[:, offset : offset + length]
+        power = remove_mean(signals[b, :, :length])
         signals[b] *= np.float32(1.0 / np.sqrt(power[0])) if power[0] > 0 else np.float32(0)
         active[b] = power[1:] > 0
         snr[b] = power_ratio(power[1:])
@@ -135,5 +119,5 @@ def _render(pool: PremixedPool, recipes: Mapping[str, np.ndarray]) -> Arrays:
         "active": active,
         "snr": snr,
         "index": recipes["index"],
-        "lengths": lengths,
+        "lengths": lengths.astype(np.int32),
     }

@@ -16,7 +16,6 @@ Recipes of the validation and test sets are saved beside the results, so that an
 mixtures were scored.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,77 +26,57 @@ from jaxsep.errors import DataError
 from jaxsep.files import atomic_file, display, read_arrays
 
 Arrays = dict[str, np.ndarray]
-PER_MIXTURE = {"index": np.int64, "snr": np.float32}
-PER_SLOT = {
-    "corpus": np.int8,
-    "recording": np.int64,
-    "offset": np.int64,
-    "class_ids": np.int32,
-    "active": np.bool_,
-}
-TYPES = PER_MIXTURE | PER_SLOT
 # What a file says of the pool, besides the recipes: with another pool they mean other mixtures.
 POOL = ("corpus_names", "fingerprints", "split", "num_samples")
 
 
-def uniforms(seed: int, epoch: int, stream: int, indices: np.ndarray, count: int) -> np.ndarray:
-    """Numbers uniform in [0, 1), [B, count]; row b depends on the first three and indices[b] only.
+def stream(seed: int, epoch: int, split: int, index: int, purpose: int = 0) -> np.random.Generator:
+    """Random numbers that depend on these integers alone, from the counter-based Philox.
 
-    Each row is a stream of its own of the counter-based generator Philox, whose key and counter
-    are used as they are: streams never overlap, and starting one costs no hashing of seeds.
+    Key and counter are used as they are: streams never overlap, and starting one costs no hashing.
     """
-    key = np.array([seed, epoch], np.uint64)
+    # The lowest word counts up while numbers are drawn; the others name the stream.
+    counter = np.array([0, index, split, purpose], np.uint64)
+    return np.random.Generator(
+        np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter)
+    )
+
+
+def uniforms(seed: int, epoch: int, split: int, indices: np.ndarray, count: int) -> np.ndarray:
+    """Numbers uniform in [0, 1), [B, count]; a `stream` of its own in each row."""
     out = np.empty((indices.size, count))
     for row, index in zip(out, indices.tolist(), strict=True):
-        # The lowest word counts up while numbers are drawn; the others name the stream.
-        bits = np.random.Philox(key=key, counter=np.array([0, index, stream, 0], np.uint64))
-        np.random.Generator(bits).random(out=row)
+        stream(seed, epoch, split, index).random(out=row)
     return out
 
 
-def save_recipes(path: str | os.PathLike, recipes: Mapping[str, np.ndarray], pool: AnyPool) -> None:
+def save_recipes(path: Path, recipes: Mapping[str, np.ndarray], pool: AnyPool) -> None:
     """Write recipes, and which pool they are for, to an .npz file: completely or not at all.
 
     Raises:
-      DataError: the file cannot be written.
+      OSError: the file cannot be written.
     """
     about = {name: np.array(getattr(pool, name)) for name in POOL}
-    try:
-        with atomic_file(path) as stream:
-            arrays = {name: recipes[name] for name in TYPES} | about
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise DataError(
-            f"{display(path)}: cannot be written ({error.strerror or error})"
-        ) from error
+    with atomic_file(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **recipes, **about)
 
 
-def load_recipes(path: str | os.PathLike, pool: AnyPool | None = None) -> Arrays:
-    """Read recipes that `save_recipes` wrote.
-
-    Args:
-      pool: if given, the pool that they are to be rendered with.
+def load_recipes(path: Path, pool: AnyPool) -> Arrays:
+    """Read recipes that `save_recipes` wrote, to render them with a pool.
 
     Raises:
       DataError: the file cannot be read; or it was made for other recordings, another split or
         another length than the pool has.
     """
-    shown = display(path)
     try:
-        stored = read_arrays(Path(path))
-        recipes: Arrays = {
-            name: stored[name].astype(kind, casting="safe") for name, kind in TYPES.items()
-        }
-        made_for = {name: stored[name].tolist() for name in POOL}
+        stored = read_arrays(path)
+        made_for = {name: stored.pop(name).tolist() for name in POOL}
     except Exception as error:  # damaged bytes make zipfile and NumPy raise errors of a dozen kinds
-        raise DataError(f"{shown}: holds no recipes that can be read ({error})") from error
-    per_mixture, per_slot = recipes["index"].shape, recipes["active"].shape
-    for name, array in recipes.items():
-        wanted = per_mixture if name in PER_MIXTURE else per_slot
-        if array.shape != wanted or per_slot[:-1] != per_mixture:
-            raise DataError(f"{shown}: {name} has the shape {array.shape}; must be {wanted}")
-    for name, value in made_for.items() if pool else ():
+        raise DataError(f"{display(path)}: holds no recipes that can be read ({error})") from error
+    for name, value in made_for.items():
         right = np.array(getattr(pool, name)).tolist()
         if value != right:
-            raise DataError(f"{shown}: {name} of the recipes is {value}; the pool has {right}")
-    return recipes
+            raise DataError(
+                f"{display(path)}: {name} of the recipes is {value}; the pool has {right}"
+            )
+    return stored

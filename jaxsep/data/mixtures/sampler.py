@@ -1,9 +1,6 @@
 """What mixtures are drawn from (a pool), and the random choices that fill one slot of them.
 
-The choices, in their order: a corpus by the slot's prior; a class, uniformly among those that the
-mixture does not have yet; a recording of this class, uniformly; an offset in it, uniformly, drawn
-again where the crop would be silent. Each turns numbers u, uniform in [0, 1), into integers
-floor(u · count), for M mixtures at once.
+A choice turns numbers u, uniform in [0, 1), into integers floor(u · count), for M mixtures at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxsep.data.layouts import SPLITS
-from jaxsep.data.packs.corpus import ClassTable, Corpus, frame_size
+from jaxsep.data.levels import frame_size
+from jaxsep.data.packs.format import ClassTable, Pack
 from jaxsep.errors import DataError
 
-SHORT_CLIPS = ("pad", "skip")
 CORPORA = ("speech", "environment")  # those that a slot may name
 # A crop is silent when it stays this far below its recording's loudest 0.1 s (-60 dB).
 SILENCE = 1e-6
@@ -74,7 +71,7 @@ class Pool(AnyPool):
       count_cdf: [N] cumulative probabilities of 1...N active slots.
     """
 
-    corpora: tuple[Corpus, ...]
+    corpora: tuple[Pack, ...]
     candidates: tuple[Candidates, ...]
     max_snr_db: float
     priors: np.ndarray
@@ -82,7 +79,7 @@ class Pool(AnyPool):
 
 
 def make_pool(
-    corpora: Mapping[str, Corpus],
+    corpora: Mapping[str, Pack],
     table: ClassTable,
     *,
     split: str,
@@ -95,7 +92,7 @@ def make_pool(
     """The pool of one split of some corpora, for `dynamic.draw` and `dynamic.render`.
 
     Args:
-      corpora: name -> corpus.
+      corpora: name -> corpus, all at one rate.
       table: `class_table` of these corpora.
       split: 'train', 'val' or 'test'.
       slots: one entry for each source: a corpus, or a prior like 'speech:0.5,environment:0.5'.
@@ -111,34 +108,26 @@ def make_pool(
     """
     names = tuple(sorted(corpora))
     ordered = tuple(corpora[name] for name in names)
-    rates = sorted({corpus.sample_rate for corpus in ordered})
-    if len(rates) > 1:
-        raise DataError(f"data.sample_rate: the corpora are at {rates} Hz; must be at one rate")
-    num_samples = segment_samples(segment_seconds, rates[0])
+    rate = ordered[0].sample_rate
+    num_samples = round(segment_seconds * rate)
     priors, counts = slot_priors(slots, names), count_probabilities(active_counts, len(slots))
     shortest = num_samples if short_clips == "skip" else 1
-    candidates = tuple(
-        _candidates(corpus, table, SPLITS.index(split), shortest) for corpus in ordered
-    )
+    candidates = tuple(_candidates(corpus, table, split, shortest) for corpus in ordered)
     most_active = int(np.flatnonzero(counts)[-1]) + 1
-    for name, of_corpus, probabilities in zip(names, candidates, priors.T, strict=True):
-        needed = min(most_active, int((probabilities > 0).sum()))
-        if needed and not of_corpus.recordings.size and short_clips == "skip":
-            raise DataError(
-                f"data.short_clips: 'skip' leaves no {split} recordings of {name}; "
-                "use 'pad' or a shorter data.segment_seconds"
-            )
-        if of_corpus.class_ids.size < needed:
+    for name, drawn, of_slots in zip(names, candidates, priors.T, strict=True):
+        needed, has = min(most_active, int((of_slots > 0).sum())), drawn.class_ids.size
+        if has < needed:
+            skipped = " without the recordings that data.short_clips 'skip' leaves out"
             raise DataError(
                 f"data.slots: up to {needed} different classes of {name} are needed in a mixture; "
-                f"the {split} split has {of_corpus.class_ids.size}"
+                f"the {split} split has {has}{skipped if short_clips == 'skip' else ''}"
             )
     return Pool(
         table=table,
         split=split,
         num_samples=num_samples,
         num_sources=len(slots),
-        sample_rate=rates[0],
+        sample_rate=rate,
         corpus_names=names,
         fingerprints=tuple(corpus.fingerprint for corpus in ordered),
         corpora=ordered,
@@ -149,52 +138,30 @@ def make_pool(
     )
 
 
-def segment_samples(segment_seconds: float, sample_rate: int) -> int:
-    """Length of a mixture in samples; DataError unless it is at least one."""
-    samples = round(segment_seconds * sample_rate)
-    if samples < 1:
-        raise DataError(
-            f"data.segment_seconds: is {segment_seconds!r}; must be at least one sample "
-            f"({1 / sample_rate} s)"
-        )
-    return samples
-
-
 def slot_priors(slots: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """Probabilities [N, corpora] of the corpora `names` in each slot; DataError unless legal."""
-    if isinstance(slots, str) or not slots:
-        raise DataError(f"data.slots: is {slots!r}; must be corpus names, one per source")
     priors = np.zeros((len(slots), len(names)))
     for row, slot in zip(priors, slots, strict=True):
-        for part in slot.split(","):
-            name, colon, value = (piece.strip() for piece in part.partition(":"))
-            if name not in names:
-                raise DataError(
-                    f"data.slots: {slot!r} names the corpus {name!r}; there is {', '.join(names)}"
-                )
-            try:
-                probability = float(value) if colon else 1.0
-            except ValueError:
-                probability = -1.0
-            if not 0 <= probability <= 1:
-                raise DataError(
-                    f"data.slots: {slot!r} gives {name} the prior {value!r}; "
-                    "must be between 0 and 1"
-                )
-            row[names.index(name)] += probability
-        if abs(row.sum() - 1) > 1e-6:
+        try:
+            for part in slot.split(","):
+                name, _, prior = part.partition(":")
+                row[names.index(name.strip())] += float(prior or 1)
+        except ValueError:  # no such corpus, or no number
+            row[:] = np.nan
+        if not (row >= 0).all() or abs(row.sum() - 1) > 1e-6:
             raise DataError(
-                f"data.slots: the priors in {slot!r} sum to {row.sum():g}; must sum to 1"
+                f"data.slots: {slot!r} must be one of {', '.join(names)}, or priors of them that "
+                "sum to 1, such as 'speech:0.3,environment:0.7'"
             )
     return priors
 
 
 def count_probabilities(active_counts: Sequence[float], slots: int) -> np.ndarray:
     """Probabilities [N] of 1...N active slots; DataError unless they are N and sum to 1."""
-    if not len(active_counts):
+    if not active_counts:
         return np.eye(slots)[-1]
-    counts = np.asarray(active_counts, np.float64)
-    if counts.shape != (slots,) or not (counts >= 0).all() or abs(counts.sum() - 1) > 1e-6:
+    counts = np.array(active_counts, np.float64)
+    if counts.size != slots or (counts < 0).any() or abs(counts.sum() - 1) > 1e-6:
         raise DataError(
             f"data.active_counts: is {list(active_counts)}; must be {slots} probabilities "
             f"(of 1 to {slots} active slots) that sum to 1, or empty"
@@ -202,8 +169,9 @@ def count_probabilities(active_counts: Sequence[float], slots: int) -> np.ndarra
     return counts
 
 
-def _candidates(corpus: Corpus, table: ClassTable, split: int, shortest: int) -> Candidates:
-    eligible = np.flatnonzero((corpus.splits == split) & (corpus.lengths >= shortest))
+def _candidates(corpus: Pack, table: ClassTable, split: str, shortest: int) -> Candidates:
+    in_split = corpus.splits == SPLITS.index(split)
+    eligible = np.flatnonzero(in_split & (corpus.lengths >= shortest))
     recordings = eligible[np.argsort(corpus.classes[eligible], kind="stable")]
     classes, starts = np.unique(corpus.classes[recordings], return_index=True)
     loudest = np.maximum.reduceat(corpus.energies, corpus.energy_offsets[:-1])
@@ -224,12 +192,8 @@ def pick(uniform: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def pick_class(uniform: np.ndarray, taken: np.ndarray, count: int) -> np.ndarray:
-    """Classes [M], uniform over those of 0...count-1 that are not taken.
-
-    Args:
-      uniform: [M] in [0, 1).
-      taken: [M,n] classes that the mixture has, in any order; `count` stands for none.
-    """
+    """Classes [M], uniform over those of 0...count-1 that are not in `taken` [M,n], where `count`
+    stands for none."""
     taken = np.sort(taken, axis=1)
     chosen = pick(uniform, count - (taken < count).sum(axis=1))
     for column in taken.T:
@@ -245,34 +209,29 @@ def pick_recording(uniform: np.ndarray, candidates: Candidates, classes: np.ndar
 
 def pick_offset(
     uniform: np.ndarray,
-    corpus: Corpus,
+    corpus: Pack,
     loud_before: np.ndarray,
     recordings: np.ndarray,
     num_samples: int,
 ) -> np.ndarray:
-    """Offsets [M], each the first of a few tries whose crop is not silent, else the loudest one.
+    """Offsets [M], each the first of the tries [M, tries] whose crop is not silent, else the
+    loudest one.
 
     Where a clip is shorter than the mixture, all of it is used, at a random position.
-
-    Args:
-      uniform: [M, tries] in [0, 1).
-      loud_before: of the corpus's candidates.
-      recordings: [M].
     """
-    spare = corpus.lengths[recordings] - num_samples
-    tries = pick(uniform, np.abs(spare)[:, None] + 1)
-    starts = np.minimum(tries, spare[:, None])
-    first, last = _frames_of_crop(corpus, recordings[:, None], starts, num_samples)
-    audible = (loud_before[last] > loud_before[first]) | (spare < 0)[:, None]
-    first_audible = np.take_along_axis(tries, audible.argmax(axis=1)[:, None], axis=1)[:, 0]
-    offsets = np.where(spare < 0, -tries[:, 0], first_audible)
+    spare = (corpus.lengths[recordings] - num_samples)[:, None]
+    tries = pick(uniform, np.abs(spare) + 1)
+    offsets = np.where(spare < 0, -tries, tries)
+    first, last = _frames_of_crop(corpus, recordings[:, None], offsets, num_samples)
+    audible = (loud_before[last] > loud_before[first]) | (spare < 0)
+    chosen = np.take_along_axis(offsets, audible.argmax(axis=1)[:, None], axis=1)[:, 0]
     for row in np.flatnonzero(~audible.any(axis=1)):
-        offsets[row] = _loudest_offset(corpus, int(recordings[row]), num_samples)
-    return offsets
+        chosen[row] = _loudest_offset(corpus, int(recordings[row]), num_samples)
+    return chosen
 
 
 def _frames_of_crop(
-    corpus: Corpus, recordings: np.ndarray, offsets: np.ndarray, num_samples: int
+    corpus: Pack, recordings: np.ndarray, offsets: np.ndarray, num_samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """First and last + 1 of the 0.1 s frames of the corpus that lie wholly in the crops.
 
@@ -288,7 +247,7 @@ def _frames_of_crop(
     return first, np.clip(base + np.where(none, -(-end // size), last), base, top)
 
 
-def _loudest_offset(corpus: Corpus, recording: int, num_samples: int) -> int:
+def _loudest_offset(corpus: Pack, recording: int, num_samples: int) -> int:
     """Offset, on the grid of 0.1 s, of the crop with the most energy."""
     size, length = frame_size(corpus.sample_rate), int(corpus.lengths[recording])
     frames = slice(corpus.energy_offsets[recording], corpus.energy_offsets[recording + 1])

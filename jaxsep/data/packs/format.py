@@ -1,39 +1,36 @@
 """A pack on disk: decoded audio in one memory-mapped file beside a small index.
 
     audio.f32     all samples, float32, little-endian, one recording after another
-    index.npz     plain arrays (no pickle): where each recording lies and what it is
-    corpus.json   kind, version, fingerprint, rate, classes, recordings left out, checksums
+    index.npz     plain arrays: where each recording lies; all that is no array as JSON in `header`
 
-A pack is written under a temporary name, flushed to disk and renamed, so that a folder with its
-final name is complete. It is its user's own: on opening, the SHA-256 of corpus.json and of
-index.npz and the length of audio.f32 are checked, and what they cover is not checked again. The
-SHA-256 of the audio is checked by `python -m jaxsep.prepare --verify`.
+A pack is its user's own. On opening, the length of audio.f32 is checked, and index.npz by the
+checksums (CRC-32) that a zip archive has of each array; the SHA-256 of the audio is checked by
+`python -m jaxsep.prepare --verify`.
 """
 
-import hashlib
-import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar, TypeVar
+from typing import Any
 
 import numpy as np
 
 from jaxsep.data.layouts import SPLITS
 from jaxsep.errors import DataError
-from jaxsep.files import atomic_folder, display, read_arrays, read_json
+from jaxsep.files import display, read_arrays
 
 FORMAT_VERSION = 4
-HEADER, INDEX, AUDIO = "corpus.json", "index.npz", "audio.f32"
-AnyPack = TypeVar("AnyPack", bound="Pack")
+INDEX, AUDIO = "index.npz", "audio.f32"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pack:
-    """What every pack holds. R recordings; a premixed set has M mixtures in their place.
+    """A packed corpus of R recordings, or a packed premixed set of R mixtures in F roles.
+
+    Recording r is `audio[offsets[r] : offsets[r] + lengths[r]]`; mixture r with its sources, the
+    mixture first, is `audio[offsets[r] : offsets[r] + F * lengths[r]].reshape(F, lengths[r])`.
 
     Attributes:
         name: 'speech', 'environment' or 'premixed'.
@@ -42,24 +39,30 @@ class Pack:
         synthetic: True if no recording is real.
         fingerprint: hex digest of the files' contents and of the settings that they were packed
             with; the same on every machine.
+        roles: F folder names of a premixed set, the mixture's first; () of a corpus.
         audio: float32 [samples], memory-mapped, read-only.
         audio_sha256: hex digest of audio.f32.
         offsets, lengths: int64 [R], samples.
-        classes: int32 [R], index into class_names.
+        classes: int32 [R], or [R,N] of a premixed set with N sources: index into class_names.
         splits: int8 [R], index into SPLITS.
-        paths: R file names, relative to the dataset's root.
-        contents: uint8 [R, 32], the SHA-256 of each recording's file.
+        paths: R file names, relative to the dataset's root; of a premixed set those of the mixture.
+        contents: uint8 [R,F,32], the SHA-256 of each file; F is 1 for a corpus.
         class_names: sorted.
         class_groups: one for each class.
-        left_out: (path, reason) of each recording of the dataset that the pack does not hold.
+        left_out: path -> reason, of each recording of the dataset that the pack does not hold.
+        energies: float32; those of recording (or mixture) r are `energies[energy_offsets[r] :
+            energy_offsets[r + 1]]`: one for each 0.1 s (the last may be shorter), the sum of
+            squares about the mean of that 0.1 s, so that a constant offset counts as silence.
+        energy_offsets: int64 [R + 1].
+        snr: float32 [R], dB: power of source 0 to source 1; 0 where there is no such ratio.
     """
 
-    kind: ClassVar[str]
     name: str
     layout: str
     sample_rate: int
     synthetic: bool
     fingerprint: str
+    roles: tuple[str, ...]
     audio: np.memmap
     audio_sha256: str
     offsets: np.ndarray
@@ -70,12 +73,49 @@ class Pack:
     contents: np.ndarray
     class_names: tuple[str, ...]
     class_groups: tuple[str, ...]
-    left_out: tuple[tuple[str, str], ...]
+    left_out: dict[str, str]
+    energies: np.ndarray
+    energy_offsets: np.ndarray
+    snr: np.ndarray
 
     @property
     def folder(self) -> Path:
         """Where the pack lies."""
         return Path(str(self.audio.filename)).parent
+
+
+def write_index(folder: Path, **values: Any) -> None:
+    """Writes all attributes of a `Pack` but its audio: arrays, and JSON values for the others."""
+    arrays: dict[str, Any] = {}
+    header: dict[str, Any] = {"version": FORMAT_VERSION}
+    for name, value in values.items():
+        (arrays if isinstance(value, np.ndarray) else header)[name] = value
+    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(folder / INDEX, header=text, **arrays)
+
+
+def open_packed(folder: str | os.PathLike) -> Pack:
+    """Opens a packed folder at once; its audio stays on disk and is paged in as it is used.
+
+    Raises:
+        DataError: no packed folder, of another format version, damaged or truncated.
+    """
+    folder = Path(folder)
+    try:
+        values: dict[str, Any] = read_arrays(folder / INDEX)
+        for name, value in json.loads(values.pop("header").tobytes()).items():
+            values[name] = tuple(value) if isinstance(value, list) else value
+        if (version := values.pop("version")) != FORMAT_VERSION:
+            raise ValueError(f"it has format version {version}; must be {FORMAT_VERSION}")
+        pack = Pack(audio=np.memmap(folder / AUDIO, dtype="<f4", mode="r"), **values)
+        samples = int(pack.lengths.sum()) * pack.contents.shape[1]
+        if pack.audio.size != samples:
+            raise ValueError(f"{AUDIO} has {pack.audio.size:,} samples; must be {samples:,}")
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds
+        raise DataError(
+            f"{display(folder)}: cannot be read as a pack ({error}); pack the dataset again"
+        ) from error
+    return pack
 
 
 def describe(pack: Pack) -> str:
@@ -87,145 +127,34 @@ def describe(pack: Pack) -> str:
         f"fingerprint {pack.fingerprint[:12]}, packed in {display(pack.folder)}",
         f"{'split':<8}{'recordings':>12}{'classes':>10}{'hours':>10}",
     ]
-    rows = {split: pack.splits == index for index, split in enumerate(SPLITS)}
-    for name, chosen in (*rows.items(), ("all", np.ones(pack.splits.shape, bool))):
-        hours = pack.lengths[chosen].sum() / pack.sample_rate / 3600
-        classes = np.unique(pack.classes[chosen]).size
-        lines.append(f"{name:<8}{chosen.sum():>12,}{classes:>10,}{hours:>10.3f}")
+    for index, name in enumerate((*SPLITS, "all")):
+        rows = (pack.splits == index) | (name == "all")
+        hours = pack.lengths[rows].sum() / pack.sample_rate / 3600
+        classes = np.unique(pack.classes[rows]).size
+        lines.append(f"{name:<8}{rows.sum():>12,}{classes:>10,}{hours:>10.3f}")
     if pack.left_out:
         lines.append(f"{'left out':<8}{len(pack.left_out):>12,}")
     return "\n".join(lines)
 
 
-@contextmanager
-def pack_folder(target: Path, complete: str = HEADER) -> Iterator[Path]:
-    """`files.atomic_folder` for a pack: equal names mean equal contents, so that the work of
-    another process is kept.
+@dataclass(frozen=True)
+class ClassTable:
+    """All classes of a run, over all splits and corpora: a class id is the index into each.
 
-    Raises:
-        DataError: the folder cannot be made or written (no space, no permission); names it.
+    corpora: the names of the corpora; of a premixed set its groups 'speech', 'noise', 'premixed'.
     """
-    try:
-        with atomic_folder(target, complete=complete) as folder:
-            yield folder
-    except OSError as error:
-        raise DataError(
-            f"{display(target)}: cannot be written ({error.strerror or error})"
-        ) from error
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    corpora: tuple[str, ...]
 
 
-def append(audio: IO[bytes], checksum: Any, samples: np.ndarray) -> None:
-    """Writes samples to the audio of a pack and adds them to its SHA-256."""
-    content = samples.astype("<f4", copy=False).tobytes()
-    audio.write(content)
-    checksum.update(content)
-
-
-def finish_pack(
-    folder: Path, audio: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> None:
-    """Writes index and header of a pack whose samples have been written to the stream `audio`.
-
-    Args:
-        header: all attributes of the `Pack` that are no arrays, and its `kind`; JSON values.
-        arrays: all attributes that are arrays, but for `audio`; `paths` from `pack_paths`.
-    """
-    audio.flush()
-    index = io.BytesIO()
-    np.savez(index, allow_pickle=False, **arrays)
-    (folder / INDEX).write_bytes(index.getbuffer())
-    complete = {
-        "version": FORMAT_VERSION,
-        "num_samples": audio.tell() // 4,
-        **header,
-        "index_sha256": hashlib.sha256(index.getbuffer()).hexdigest(),
-    }
-    complete["header_sha256"] = _header_sha256(complete)
-    (folder / HEADER).write_text(json.dumps(complete, indent=1), encoding="utf-8")
-
-
-def _header_sha256(header: Mapping[str, Any]) -> str:
-    """The SHA-256 of a header's entries, but for that of this checksum."""
-    covered = {name: value for name, value in header.items() if name != "header_sha256"}
-    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
-
-
-def open_pack(folder: Path, pack_type: type[AnyPack]) -> AnyPack:
-    """Opens a packed folder at once; its audio stays on disk and is paged in as it is used.
-
-    Raises:
-        DataError: no packed folder, of another kind or format version, damaged or truncated; names
-            the file.
-    """
-    header = _read_header(folder)
-    if header["kind"] != pack_type.kind:
-        raise DataError(
-            f"{display(folder)}: holds a packed {header['kind']!r}; must be {pack_type.kind!r}"
-        )
-    arrays = _read_index(folder / INDEX, header["index_sha256"])
-    values = {name: _frozen(value) for name, value in header.items()} | arrays
-    values["paths"] = unpack_paths(arrays["paths"])
-    values["audio"] = _map_audio(folder / AUDIO, header["num_samples"])
-    return pack_type(**{field.name: values[field.name] for field in fields(pack_type)})
-
-
-def _read_header(folder: Path) -> dict[str, Any]:
-    path = folder / HEADER
-    try:
-        header = read_json(path)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{display(path)}: cannot be read ({error}); pack the corpus again"
-        ) from error
-    version = header.get("version") if isinstance(header, dict) else None
-    if version != FORMAT_VERSION:
-        raise DataError(
-            f"{display(folder)}: has format version {version!r}; "
-            f"must be {FORMAT_VERSION}: pack it again"
-        )
-    if header.get("header_sha256") != _header_sha256(header):
-        raise DataError(
-            f"{display(path)}: is damaged (its SHA-256 is not the one in it); pack the corpus again"
-        )
-    return header
-
-
-def _read_index(path: Path, checksum: str) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != checksum:
-                raise ValueError(f"its SHA-256 is not the one in {HEADER}")
-        return read_arrays(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{display(path)}: is damaged ({error}); pack the corpus again") from error
-
-
-def _map_audio(path: Path, num_samples: int) -> np.memmap:
-    try:
-        size = path.stat().st_size
-        if size == 4 * num_samples:
-            return np.memmap(path, dtype="<f4", mode="r")
-    except OSError as error:
-        raise DataError(f"{display(path)}: cannot be read ({error.strerror})") from error
-    raise DataError(
-        f"{display(path)}: has {size} bytes; must be 4 × {num_samples}: pack the corpus again"
-    )
-
-
-def _frozen(value: Any) -> Any:
-    """A JSON value with tuples in place of lists."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def pack_paths(paths: Sequence[str]) -> np.ndarray:
-    """File names as one array of bytes, separated by NUL: exact for any name that a file may have.
-
-    >>> unpack_paths(pack_paths(["a.wav", "ü/b.wav"]))
-    ('a.wav', 'ü/b.wav')
-    """
-    return np.frombuffer(b"\0".join(os.fsencode(path) for path in paths), np.uint8)
-
-
-def unpack_paths(packed: np.ndarray) -> tuple[str, ...]:
-    """The inverse of `pack_paths`."""
-    return tuple(os.fsdecode(path) for path in packed.tobytes().split(b"\0"))
+def class_table(packs: Iterable[Pack]) -> ClassTable:
+    """Numbers the classes: packs by name, within a pack as in `class_names` (sorted)."""
+    ordered = sorted(packs, key=lambda pack: pack.name)
+    rows = [
+        (name, group, group if pack.roles else pack.name)
+        for pack in ordered
+        for name, group in zip(pack.class_names, pack.class_groups, strict=True)
+    ]
+    return ClassTable(*zip(*rows, strict=True))

@@ -2,7 +2,7 @@
 
 torch.save has written, since PyTorch 1.6, a zip archive with a pickle, NAME/data.pkl, and the bytes
 of each storage, NAME/data/KEY. A pickle is a program for a stack machine. Here Python's own machine
-runs it with everything dangerous taken away: it knows only the instructions of torch.save, and has
+runs it with everything dangerous taken away: it knows only torch.save's instructions, and gives
 inert shells and functions of this module for the few names that a file of weights needs.
 
 It is the machine in Python, `pickle._Unpickler`. The one in C, `pickle.Unpickler`, has no table of

@@ -101,7 +101,8 @@ def from_state_dict(
         if given.get(name) != expected.get(name)
     ]:
         raise ValueError(
-            f"shapes do not fit this {family!r} network (None: not there): {'; '.join(misfits)}"
+            f"shapes that do not fit this {family!r} network (None: not there): "
+            f"{'; '.join(misfits)}"
         )
     tree = {path: np.reshape(parts, ours[path]) for path, parts in params.items()}
     return module, unflatten_dict(jax.tree.map(jnp.float32, tree), sep="/")
