@@ -116,7 +116,7 @@ def read_model(folder: Path, made: Made) -> dict[str, np.ndarray]:
     return read
 
 
-@reader("model.json", 40)
+@reader("model.json", 25)
 def model_json(folder: Path, made: Made) -> Reader:
     path = copied_model(folder, made) / "model.json"
     content = path.read_bytes()
@@ -137,7 +137,7 @@ def merged(content: bytes) -> Callable[[bytes], bytes]:
     return merge
 
 
-@reader("params.safetensors", 40)
+@reader("params.safetensors", 15)
 def parameters(folder: Path, made: Made) -> Reader:
     path = copied_model(folder, made) / "params.safetensors"
 
@@ -367,7 +367,7 @@ for _name in ("config.json", "summary.json", "metrics.jsonl", "evaluation/test.c
     reader(f"a report's {_name}", 40)(report_file(_name))
 
 
-@reader("a report's excerpts", 60)
+@reader("a report's excerpts", 25)
 def excerpts(folder: Path, made: Made) -> Reader:
     run = shutil.copytree(made.runs / "run", folder / "run")
     place = run / "evaluation" / "audio" / "worst-1-mixture3"
@@ -380,7 +380,7 @@ def excerpts(folder: Path, made: Made) -> Reader:
     return Reader(path, content, read, damaged(content), ReportError, place)
 
 
-@reader("a run's configuration", 60)
+@reader("a run's configuration", 30)
 def configuration(folder: Path, made: Made) -> Reader:
     content = (made.runs / "run" / "config.json").read_bytes()
     cases = st.one_of(json_damaged(json.loads(content)), damaged(content))
@@ -391,7 +391,7 @@ def configuration(folder: Path, made: Made) -> Reader:
 # Tables, archives, sounds.
 
 
-@reader("ESC-50's table", 150)
+@reader("ESC-50's table", 60)
 def esc50_table(folder: Path, made: Made) -> Reader:
     entries = [(1, 0, "dog", "1", "A"), (4, 10, "rain", "2", "A")]
     entries += [(5, 0, "dog", "3", "A"), (5, 11, "sea", "4", "A")]

@@ -160,6 +160,7 @@ def test_two_processes_train_and_score_as_one(alone, tmp_path):
     assert_same_run(tmp_path / "run", alone, kinds=NAMES)
 
 
+@pytest.mark.slow
 def test_one_device_goes_on_from_the_checkpoint_of_eight(alone, tmp_path):
     finish(train(tmp_path / "run", devices=8, train__num_epochs=1))
     assert main(runs.arguments(tmp_path / "run", train__batch_size=8)) == 0
