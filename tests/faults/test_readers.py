@@ -225,8 +225,8 @@ def published(form: str) -> Callable[[Path, Made], Reader]:
     return make
 
 
-reader(".pt of a module", 40)(published("module"))
-reader(".pt of a state dict", 40)(published("state_dict"))
+reader(".pt of a module", 20)(published("module"))
+reader(".pt of a state dict", 20)(published("state_dict"))
 
 
 def test_a_published_file_that_claims_to_be_one_of_two_disks(reference_dir, tmp_path):
@@ -364,7 +364,7 @@ def damaged_table(content: bytes) -> st.SearchStrategy[bytes]:
 
 
 for _name in ("config.json", "summary.json", "metrics.jsonl", "evaluation/test.csv"):
-    reader(f"a report's {_name}", 40)(report_file(_name))
+    reader(f"a report's {_name}", 20)(report_file(_name))
 
 
 @reader("a report's excerpts", 25)
@@ -431,8 +431,8 @@ def packed_files(kind: str) -> Callable[[Path, Made], Reader]:
     return make
 
 
-reader("an archive, tar", 80)(packed_files("tar.gz"))
-reader("an archive, zip", 80)(packed_files("zip"))
+reader("an archive, tar", 40)(packed_files("tar.gz"))
+reader("an archive, zip", 40)(packed_files("zip"))
 
 
 @pytest.mark.parametrize("times", EXAMPLES)

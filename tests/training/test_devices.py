@@ -186,6 +186,7 @@ def wait_for(path: Path, text: str, started) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_sigterm_stops_every_process_after_the_same_step(tmp_path):
     """The signal reaches only one of them, and not the main process."""
     workdir = tmp_path / "run"
