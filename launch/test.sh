@@ -7,7 +7,7 @@ usage() {
 Lint, types, tests and doctests, on the CPU.
 
     bash launch/test.sh                       all of them: about 6 minutes on 2 cores
-    bash launch/test.sh quick                 objective, models, config: about a minute
+    bash launch/test.sh quick                 objective, models, config: a minute and a half
     bash launch/test.sh -m slow               only the slow tests, some of which take many minutes
     bash launch/test.sh tests/models -k norm  any arguments of pytest
 
