@@ -38,22 +38,30 @@ class _Fields(BaseModel):
 
 
 class Data(_Fields):
+    """The section data of config.json: what mixtures are made of."""
+
     slots: list[str]
     segment_seconds: FiniteFloat
     premixed_root: str | None = None
 
 
 class Train(_Fields):
+    """The section train of config.json: how much was trained."""
+
     batch_size: Count
     num_epochs: Count
     mixtures_per_epoch: int
 
 
 class Model(_Fields):
+    """The section model of config.json."""
+
     num_sources: Count
 
 
 class Weighting(_Fields):
+    """The section weighting of config.json: the pmf and its parameters."""
+
     name: str
     granularity: str
     factors: list[str] | None = None
@@ -88,15 +96,21 @@ class ByCorpus(_Fields):
 
 
 class TestScores(_Fields):
+    """SI-SDRi of a test set, in all and by corpus and class."""
+
     si_sdri: ByCorpus
 
 
 class Recordings(_Fields):
+    """What was heard: 'recordings' or 'synthetic', and the fingerprints of the corpora."""
+
     kind: str
     fingerprints: list[str]
 
 
 class Cost(_Fields):
+    """What the training took; seconds of the whole run."""
+
     epochs: int
     steps: int
     parameters: int

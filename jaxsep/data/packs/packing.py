@@ -216,20 +216,7 @@ def _pack(
             contents += sha256
             energies.append(frame_energies(signals[0], rate))
             snr.append(power_ratio(remove_mean(signals[1:])))
-    if several_channels:
-        say(
-            f"warning: {title}: {len(several_channels)} files have several channels, "
-            f"averaged (as {several_channels[0]})"
-        )
-    if bad:
-        count = f"{title}: {len(bad):,} of {len(rows):,} recordings"
-        listed = "".join(f"\n  {display(root / path)}: {why}" for path, why in bad.items())
-        if not skip_bad:
-            advice = "--skip-bad of python -m jaxsep.prepare leaves them out"
-            raise DataError(f"{count} cannot be used; {advice}:{listed}")
-        say(f"{count} are left out:{listed}")
-    if silent:
-        say(f"{title}: {len(silent)} of {len(rows)} recordings are digital silence and left out")
+    _tell(root, title, len(rows), several_channels, bad, silent, skip_bad=skip_bad)
     if not kept:
         raise DataError(
             f"data.{name}_root: {display(root)} holds no sound that can be used; "
@@ -257,6 +244,37 @@ def _pack(
         energy_offsets=np.cumsum([0, *(frames.size for frames in energies)]),
         snr=np.array(snr, np.float32),
     )
+
+
+def _tell(
+    root: Path,
+    title: str,
+    total: int,
+    several_channels: Sequence[str],
+    bad: dict[str, str],
+    silent: dict[str, str],
+    *,
+    skip_bad: bool,
+) -> None:
+    """Says what was averaged or left out of `total` recordings.
+
+    Raises:
+        DataError: there are bad recordings, and skip_bad is false; the message lists all of them.
+    """
+    if several_channels:
+        say(
+            f"warning: {title}: {len(several_channels)} files have several channels, "
+            f"averaged (as {several_channels[0]})"
+        )
+    if bad:
+        count = f"{title}: {len(bad):,} of {total:,} recordings"
+        listed = "".join(f"\n  {display(root / path)}: {why}" for path, why in bad.items())
+        if not skip_bad:
+            advice = "--skip-bad of python -m jaxsep.prepare leaves them out"
+            raise DataError(f"{count} cannot be used; {advice}:{listed}")
+        say(f"{count} are left out:{listed}")
+    if silent:
+        say(f"{title}: {len(silent)} of {total} recordings are digital silence and left out")
 
 
 def _decode(
