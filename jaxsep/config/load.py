@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from jaxsep.config.schema import (
     FIELDS,
     MAY_CHANGE,
@@ -35,15 +37,24 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
         the fields, one line each.
     """
     path, *scale = spec.split(":", 1)
+    if not Path(path).is_file():
+        raise ConfigError(
+            f"--config: {path} is no file; it must be a Python file such as configs/class_bias.py"
+        )
     try:
         parent = str(Path(path).resolve().parent.parent)
         if parent not in sys.path:
             sys.path.insert(0, parent)
-        content = runpy.run_path(path)["get_config"](*scale).to_dict()
+        module = runpy.run_path(path)
+        if "get_config" not in module:
+            raise ValueError("it must define get_config([scale]) -> ConfigDict")
+        config = module["get_config"](*scale)
+        if not isinstance(config, ConfigDict):
+            raise ValueError(f"get_config gives {config!r:.80}, it must give a ConfigDict")
     except (Exception, SystemExit) as error:  # the user's own file may fail in any way
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(f"--config: {spec}: {reason}") from error
-    return _with_overrides(content, overrides)
+    return _with_overrides(config.to_dict(), overrides)
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:

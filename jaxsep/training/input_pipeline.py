@@ -1,6 +1,6 @@
 """The training, validation and test mixtures of a run: opened, drawn, rendered, put on devices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxsep.data import synthetic as demo
+from jaxsep.data.layouts import check_root
 from jaxsep.data.mixtures import batches
 from jaxsep.data.mixtures.dynamic import Arrays, draw, render
 from jaxsep.data.mixtures.premixed import PremixedPool, make_premixed_pool
@@ -140,6 +141,7 @@ def open_pipeline(
         table = class_table(corpora.values())
         for split in splits:
             pools[split] = make_pool(corpora, table, split=split, **options)
+    _check_lengths(pools, data.segment_seconds)
     recipes = {}
     for split, count in (("val", data.mixtures_val), ("test", data.mixtures_test)):
         if split in pools:
@@ -155,24 +157,48 @@ def open_pipeline(
     return InputPipeline(pools, recipes, pad, "synthetic" if synthetic else "recordings")
 
 
+def _check_lengths(pools: Mapping[str, Pool | PremixedPool], segment_seconds: float) -> None:
+    """Raise DataError where a pool has no recording as long as a segment: all would be padding."""
+    problems = []
+    for split, pool in pools.items():
+        if isinstance(pool, Pool):
+            drawn = zip(pool.corpora, pool.candidates, strict=True)
+            lengths = np.concatenate([corpus.lengths[some.recordings] for corpus, some in drawn])
+        else:
+            lengths = pool.source.lengths[pool.mixtures]
+        if lengths.max() < pool.num_samples:
+            problems.append(
+                f"data.segment_seconds is {segment_seconds:g}, but no {split} recording is that "
+                "long, so that every mixture would be padded; it must be at most "
+                f"{lengths.max() / pool.sample_rate:g}"
+            )
+    if problems:
+        raise DataError(together(problems))
+
+
 def _open_corpora(data: Any, cache_dir: Path) -> dict[str, Pack]:
     """The corpora that data.slots names, the demo corpus where a root is empty."""
-    corpora, problems = {}, []
-    for name in sorted({part.split(":")[0].strip() for s in data.slots for part in s.split(",")}):
-        root = getattr(data, f"{name}_root")
+    names = {part.split(":")[0].strip() for slot in data.slots for part in slot.split(",")}
+    roots = {name: getattr(data, f"{name}_root") for name in sorted(names)}
+    problems = []
+    for name, root in roots.items():  # all of them before anything is packed
         try:
-            if not root and not data.synthetic:
+            if root:
+                check_root(Path(root), name)
+            elif not data.synthetic:
                 raise DataError(
                     f"data.{name}_root is empty, it must be a folder of recordings "
                     "(or --config.data.synthetic=True for generated sound)"
                 )
-            if not root:
-                folder = cache_dir / f"demo-{demo.DEMO_VERSION}-{data.sample_rate}"
-                demo.make_demo(folder, sample_rate=data.sample_rate)
-                root = folder / name
-            corpora[name] = prepare(root, name, data.sample_rate, cache_dir)
         except DataError as error:
             problems.append(str(error))
     if problems:
         raise DataError(together(problems))
+    corpora = {}
+    for name, root in roots.items():
+        if not root:
+            folder = cache_dir / f"demo-{demo.DEMO_VERSION}-{data.sample_rate}"
+            demo.make_demo(folder, sample_rate=data.sample_rate)
+            root = folder / name
+        corpora[name] = prepare(root, name, data.sample_rate, cache_dir)
     return corpora

@@ -62,18 +62,18 @@ def test_overrides_keep_types_and_gamma_takes_new_names():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def get_config():\n    return None", "'NoneType' object has no attribute 'to_dict'"),
+        ("def get_config():\n    return None", "get_config gives None, it must give a ConfigDict"),
         ("import sys\nsys.exit(3)", "SystemExit: 3"),
         ("raise MemoryError", "MemoryError"),
         ("get_config = ", "SyntaxError: "),
-        ("", "KeyError: 'get_config'"),
-        (None, "No such file or directory"),
+        ("", "it must define get_config"),
+        (None, "is no file"),
     ],
 )
 def test_config_files_that_give_no_configuration(tmp_path, text, message):
     if text is not None:
         (tmp_path / "mine.py").write_text(text)
-    with pytest.raises(ConfigError, match=r"^--config: .*mine\.py: ") as raised:
+    with pytest.raises(ConfigError, match=r"^--config: .*mine\.py(:| is no file)") as raised:
         load(str(tmp_path / "mine.py"))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)

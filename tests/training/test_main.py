@@ -95,10 +95,18 @@ SEVERAL = [
             "weighting.gamma.cow: no class",
         ],
     ),
+    (
+        {"data__segment_seconds": 1.5},
+        [
+            f"data.segment_seconds is 1.5, but no {split} recording is that long, so that every "
+            "mixture would be padded; it must be at most 1"
+            for split in ("train", "val", "test")
+        ],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("fields", "messages"), SEVERAL, ids=["roots", "names"])
+@pytest.mark.parametrize(("fields", "messages"), SEVERAL, ids=["roots", "names", "lengths"])
 def test_problems_with_the_data_are_listed_together(refused, fields, messages):
     first, *problems = refused(**fields)
     assert first == f"error: {len(messages)} problems in the configuration:"
@@ -181,7 +189,7 @@ def test_arguments_that_do_not_fit_end_with_the_usage(capsys, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config", "configs/none.py"], "configs/none.py: FileNotFoundError"),
+        (["--config", "configs/none.py"], "configs/none.py is no file"),
         (
             ["--config", str(ROOT / "configs" / "robust.py"), "--workers=3"],
             "--workers=3: not known",

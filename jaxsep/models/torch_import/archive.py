@@ -13,6 +13,7 @@ gigabytes.
 import io
 import os
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -186,6 +187,13 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         except ModelError:
             raise
         except Exception as error:  # damaged bytes raise errors of a dozen kinds
+            if isinstance(error, KeyError) and type(error.args[0]) is int:  # not in `dispatch`
+                code = chr(error.args[0])
+                names = {instruction.code: instruction.name for instruction in pickletools.opcodes}
+                raise UnsafePickleError(
+                    f"refused: the pickle instruction {names.get(code, code)!r} has no place in a "
+                    "file of weights"
+                ) from error
             raise ModelError(f"damaged ({type(error).__name__}: {error!s:.300})") from error
     if sum(tensor.size for tensor in tensors.values()) > size:  # many may share one storage
         raise ModelError("its tensors have more values than the file has bytes")
