@@ -118,6 +118,7 @@ class Trainer:
         self.status = ""  # beside the progress bar
 
     def close(self) -> None:
+        """Close the files of metrics, and give the signals back."""
         if self.writer is not None:
             self.writer.close()
         self.stop.close()
