@@ -6,6 +6,7 @@ are where memory, compilation or 32 bits end.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
@@ -266,7 +267,11 @@ def legal_values(info: FieldInfo) -> str:
 
 def illegal(name: str, value: Any, legal: str) -> str:
     """'train.batch_size is 0, it must be a whole number from 1 to 65536'."""
-    return f"{name} is {' '.join(repr(value).split()):.100}, it must be {legal}"
+    try:
+        shown = " ".join(repr(value).split())
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        shown = "a number of very many digits"
+    return f"{name} is {shown:.100}, it must be {legal}"
 
 
 def unknown(name: str) -> str:
@@ -326,7 +331,7 @@ def parse(content: dict[str, Any], *, problems: Iterable[str] = ()) -> Config:
     }
     # Defaults stand in place of values that are wrong, and no rule shall speak of these.
     conflicts = _conflicts(Config.model_construct(**sections))
-    others = [line for line in conflicts if not any(name in line for name in wrong)]
+    others = [line for line in conflicts if not wrong.keys() & set(re.findall(r"[\w.]+\b", line))]
     if lines := [*problems, *wrong.values(), *others]:
         raise ConfigError(together(lines))
     return config

@@ -105,6 +105,8 @@ def changed(**changes):
 CONTENT = [
     ({"seed": True}, ["seed is True, it must be a whole number"]),
     ({"seed": 10**400}, ["seed is 1000000"]),
+    ({"seed": 10**5000}, ["seed is a number of very many digits, it must be a whole number"]),
+    ({"e": 1, "model": {"num_sources": 3}}, ["e: no such field", "model.num_sources is 3"]),
     ({"seeds": 1}, ["seeds: no such field; did you mean seed?"]),
     (
         {"loss": 3},
